@@ -1,0 +1,40 @@
+//! The only layout that kernel and user space share.
+//!
+//! Decides what every map key, map value, load-time setting and counter looks like. It holds no behaviour beyond
+//! constructors and tests on the values themselves, and it must compile for the kernel: no `std`, no allocation.
+//!
+//! **Invariant:** every shared struct is `repr(C)`, of fixed width and without hidden padding; the `zerocopy` derives refuse
+//! anything else, and each size is asserted beside the struct.
+
+#![no_std]
+
+mod count;
+mod endpoint;
+mod maps;
+mod records;
+mod settings;
+
+pub use count::{COUNTERS_LEN, Program, Reason, counter_index};
+pub use endpoint::{Address, Endpoint, LOOPBACK_V4, LOOPBACK_V6};
+pub use maps::{
+    BACKENDS_MAX, DIRECTS_MAX, LISTENERS_MAX, MAPS, MapLayout, ORIGINALS_MAX, PEERS_MAX,
+    POD_ADDRESSES_MAX, PODS_MAX, SERVICES_MAX, SOCKETS_MAX, UDP_FLOWS_MAX, WORKLOADS_MAX,
+};
+pub use records::{
+    BackendKey, BackendValue, ListenerKey, MemberKey, NOTE_ACCEPTED, NOTE_ANNOUNCING, NOTE_DIRECT,
+    NOTE_DNS, NOTE_PROXIED, NOTE_TRANSLATED, OriginalKey, OriginalValue, PATH_DIRECT, PATH_PLAIN,
+    PATH_PROXY, PodAddressKey, PodValue, SIDE_APPLICATION, SIDE_PROXY, ServiceKey, ServiceValue,
+    SocketNote, SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue,
+};
+pub use settings::{
+    KernelOffsets, PodSettings, SOCKMAP_FULL, SOCKMAP_OFF, SOCKMAP_TO_PROXY, Settings,
+};
+
+/// The number of TCP in an IP header.
+pub const PROTOCOL_TCP: u8 = 6;
+/// The number of UDP in an IP header.
+pub const PROTOCOL_UDP: u8 = 17;
+/// Address family of IPv4 sockets.
+pub const FAMILY_V4: u32 = 2;
+/// Address family of IPv6 sockets.
+pub const FAMILY_V6: u32 = 10;

@@ -1,0 +1,78 @@
+//! The pinned maps: their names, layout numbers and limits.
+
+use crate::{
+    Address, BackendKey, BackendValue, COUNTERS_LEN, Endpoint, ListenerKey, MemberKey, OriginalKey,
+    OriginalValue, PodAddressKey, PodValue, ServiceKey, ServiceValue, SocketNote, SocketPointer,
+    TupleKey, UdpFlowKey, UdpFlowValue,
+};
+
+/// A pinned map as this build knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapLayout {
+    /// The map's name in the object file.
+    pub name: &'static str,
+    /// Bumped by every change of its key, its value or their meaning.
+    pub layout: u32,
+    /// Size of a key, in bytes.
+    pub key_len: usize,
+    /// Size of a value, in bytes.
+    pub value_len: usize,
+    /// How many entries it holds at most; zero where the kernel sets no limit.
+    pub entries_max: usize,
+}
+
+/// Services that one node can know.
+pub const SERVICES_MAX: usize = 65_536;
+/// Backend slots of all services together.
+pub const BACKENDS_MAX: usize = 262_144;
+/// Workload addresses that one node can know.
+pub const WORKLOADS_MAX: usize = 262_144;
+/// Captured pods of one node.
+pub const PODS_MAX: usize = 4_096;
+/// Addresses of captured pods of one node.
+pub const POD_ADDRESSES_MAX: usize = 16_384;
+/// Inbound listeners of one node: two for each pod.
+pub const LISTENERS_MAX: usize = 8_192;
+/// Captured connections that the proxy has not looked up yet, with room for the ones that it has.
+pub const ORIGINALS_MAX: usize = 65_536;
+/// Announced peers whose connection has not been established yet.
+pub const PEERS_MAX: usize = 16_384;
+/// Direct connections between pods of one node.
+pub const DIRECTS_MAX: usize = 65_536;
+/// Sockets in the sockmap, of each side.
+pub const SOCKETS_MAX: usize = 65_536;
+/// Conversations of unconnected UDP sockets, of each direction.
+pub const UDP_FLOWS_MAX: usize = 32_768;
+
+/// Every map that is pinned.
+pub const MAPS: &[MapLayout] = &[
+    map::<ServiceKey, ServiceValue>("SERVICES", 1, SERVICES_MAX),
+    map::<BackendKey, BackendValue>("BACKENDS", 1, BACKENDS_MAX),
+    map::<MemberKey, u32>("MEMBERS", 1, BACKENDS_MAX),
+    map::<Address, u32>("WORKLOADS", 1, WORKLOADS_MAX),
+    map::<u64, PodValue>("PODS", 1, PODS_MAX),
+    map::<PodAddressKey, u32>("POD_ADDRESSES", 1, POD_ADDRESSES_MAX),
+    map::<ListenerKey, u32>("LISTENERS", 1, LISTENERS_MAX),
+    map::<OriginalKey, OriginalValue>("ORIGINALS", 1, ORIGINALS_MAX),
+    map::<u64, Endpoint>("ANNOUNCED", 1, PEERS_MAX),
+    map::<TupleKey, Endpoint>("PEERS", 1, PEERS_MAX),
+    map::<TupleKey, u32>("DIRECTS", 1, DIRECTS_MAX),
+    map::<u32, SocketNote>("NOTES", 1, 0),
+    map::<u32, u64>("PARENTS", 1, 0),
+    map::<TupleKey, u32>("APPLICATIONS", 1, SOCKETS_MAX),
+    map::<TupleKey, u32>("PROXIES", 1, SOCKETS_MAX),
+    map::<TupleKey, SocketPointer>("SOCKETS", 1, SOCKETS_MAX),
+    map::<UdpFlowKey, UdpFlowValue>("UDP_FORWARD", 1, UDP_FLOWS_MAX),
+    map::<UdpFlowKey, UdpFlowValue>("UDP_REVERSE", 1, UDP_FLOWS_MAX),
+    map::<u32, u64>("COUNTERS", 1, COUNTERS_LEN),
+];
+
+const fn map<K, V>(name: &'static str, layout: u32, entries_max: usize) -> MapLayout {
+    MapLayout {
+        name,
+        layout,
+        key_len: size_of::<K>(),
+        value_len: size_of::<V>(),
+        entries_max,
+    }
+}

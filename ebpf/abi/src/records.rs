@@ -1,0 +1,182 @@
+//! Keys and values of the maps, and the note that a socket carries.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{Address, Endpoint};
+
+/// Connect straight to the backend: same node, plaintext allowed.
+pub const PATH_DIRECT: u32 = 1;
+/// Hand the connection to the node proxy.
+pub const PATH_PROXY: u32 = 2;
+/// The backend is outside the mesh: load-balance, then leave alone.
+pub const PATH_PLAIN: u32 = 3;
+
+/// The socket's connection was handed to the node proxy.
+pub const NOTE_PROXIED: u32 = 1;
+/// The socket was connected straight to a workload of this node.
+pub const NOTE_DIRECT: u32 = 2;
+/// The socket was accepted, and its peer was announced by the proxy.
+pub const NOTE_ACCEPTED: u32 = 3;
+/// A connected UDP socket, or a TCP socket to a backend outside the mesh: only the address was translated.
+pub const NOTE_TRANSLATED: u32 = 4;
+/// The socket was connected to a name server and leads to the proxy's.
+pub const NOTE_DNS: u32 = 5;
+
+/// The proxy's own socket, on its way to an application whose peer it announced.
+pub const NOTE_ANNOUNCING: u32 = 6;
+
+/// The end of a connection that belongs to an application.
+pub const SIDE_APPLICATION: u32 = 1;
+/// The end of a connection that belongs to the node proxy.
+pub const SIDE_PROXY: u32 = 2;
+
+/// Declares shared structs with the derives and the size check that all of them need.
+macro_rules! records {
+    ($( $(#[$doc:meta])* struct $name:ident: $size:literal { $( $(#[$field_doc:meta])* $field:ident: $type:ty, )+ } )+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name { $( $(#[$field_doc])* pub $field: $type, )+ }
+        const _: () = assert!(size_of::<$name>() == $size);
+    )+};
+}
+
+records! {
+    /// What a client asks for.
+    struct ServiceKey: 20 {
+        /// The service's address.
+        address: Address,
+        /// Its port, in host byte order.
+        port: u16,
+        /// `PROTOCOL_TCP` or `PROTOCOL_UDP`.
+        protocol: u8,
+        /// Zero.
+        reserved: u8,
+    }
+
+    /// A service: where its backends are found.
+    struct ServiceValue: 8 {
+        /// First half of every `BackendKey` of the service.
+        id: u32,
+        /// The slots `0..count` are filled. Zero: known, but nobody serves it.
+        count: u32,
+    }
+
+    /// One slot of a service.
+    struct BackendKey: 8 {
+        /// `ServiceValue::id`.
+        service: u32,
+        /// Slot number.
+        index: u32,
+    }
+
+    /// Who fills a slot.
+    struct BackendValue: 28 {
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// One of the `PATH_` constants.
+        path: u32,
+        /// The service that the slot belongs to: a reader that raced with a reuse of the slot's memory sees the difference.
+        service: u32,
+    }
+
+    /// Membership of a backend in a UDP service, whatever its slot.
+    struct MemberKey: 24 {
+        /// `ServiceValue::id`.
+        service: u32,
+        /// Where it listens.
+        endpoint: Endpoint,
+    }
+
+    /// A captured pod, by its network namespace's cookie.
+    struct PodValue: 8 {
+        /// Hash of the pod's uid: finds the pod again after a restart.
+        uid_hash: u64,
+    }
+
+    /// An address that a captured pod owns.
+    struct PodAddressKey: 24 {
+        /// Cookie of the pod's network namespace.
+        netns: u64,
+        /// The address.
+        address: Address,
+    }
+
+    /// The listener for inbound plaintext of one pod and family.
+    struct ListenerKey: 16 {
+        /// Cookie of the pod's network namespace.
+        netns: u64,
+        /// `FAMILY_V4` or `FAMILY_V6`.
+        family: u32,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// A captured connection, as the proxy's accepted socket names it.
+    struct OriginalKey: 32 {
+        /// Cookie of the pod's network namespace.
+        netns: u64,
+        /// The application's own end; the other end is always the proxy's capture listener.
+        source: Endpoint,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// Where a captured connection wanted to go.
+    struct OriginalValue: 40 {
+        /// What the application asked for.
+        requested: Endpoint,
+        /// The backend that was chosen for it.
+        backend: Endpoint,
+    }
+
+    /// A TCP connection seen from one end.
+    struct TupleKey: 48 {
+        /// The namespace's cookie when one of the addresses is loopback, else zero: a node's pods have distinct addresses.
+        netns: u64,
+        /// This end.
+        local: Endpoint,
+        /// The other end.
+        remote: Endpoint,
+    }
+
+    /// A socket that the sockmap holds.
+    struct SocketPointer: 16 {
+        /// Address of the kernel's `tcp_sock`; believed only after its ports and addresses were compared.
+        sock: u64,
+        /// One of the `SIDE_` constants.
+        side: u32,
+        /// Messages redirected to it since its queue was last seen empty.
+        messages: u32,
+    }
+
+    /// A UDP conversation of an unconnected socket: (socket, service) or (socket, backend).
+    struct UdpFlowKey: 32 {
+        /// The socket's cookie.
+        socket: u64,
+        /// The far end.
+        far: Endpoint,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// The other name of a UDP conversation's far end.
+    struct UdpFlowValue: 24 {
+        /// The backend (forward) or what the application asked for (reverse).
+        endpoint: Endpoint,
+        /// `ServiceValue::id` of the service; zero when there is none.
+        service: u32,
+    }
+
+    /// What a socket carries with it until the kernel frees it.
+    struct SocketNote: 48 {
+        /// What `getpeername` shows.
+        shown: Endpoint,
+        /// The backend, or for an accepted socket zero.
+        backend: Endpoint,
+        /// One of the `NOTE_` constants.
+        kind: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}

@@ -1,0 +1,187 @@
+//! Pods: registered in the maps, steered in their namespaces.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+};
+
+use aya::maps::MapError;
+use rustix::net::getsockname;
+use tulle_abi::{FAMILY_V4, FAMILY_V6, ListenerKey, PodAddressKey, PodSettings, PodValue};
+
+use crate::{
+    CapturePodError, PodCapture, ReleasePodError,
+    attach::attach_netns,
+    load::load_steering,
+    pins::{Pins, remove_file},
+    raw::{Listeners, Raw, Table},
+    reconcile::is_absent,
+};
+
+/// The maps of pods.
+pub(crate) struct Pods {
+    pub(crate) pods: Table<u64, PodValue>,
+    pub(crate) addresses: Table<PodAddressKey, u32>,
+    pub(crate) listeners: Listeners,
+}
+
+impl Pods {
+    /// Captures a pod, or brings an earlier capture of it up to date.
+    ///
+    /// The order lets no connection go astray: listeners first, then the steering that leads to them, and only then the registration
+    /// by which the pod's own connections are captured.
+    pub(crate) fn capture(
+        &mut self,
+        pins: &Pins,
+        tunnel_port: u16,
+        pod: &PodCapture<'_>,
+    ) -> Result<(), CapturePodError> {
+        let uid = pod.uid;
+        let pin = pins.pod(uid).ok_or_else(|| CapturePodError::Uid {
+            uid: uid.to_owned(),
+        })?;
+        let netns = pod.netns_cookie.0;
+        for listener in pod.inbound {
+            self.set_listener(uid, netns, *listener)?;
+        }
+        self.set_addresses(netns, pod)
+            .map_err(|source| register(uid, "POD_ADDRESSES", source))?;
+        let settings = PodSettings {
+            netns,
+            tunnel_port,
+            reserved: [0; 3],
+        };
+        let steer = load_steering(pins, &settings).map_err(|err| steering(uid, err))?;
+        attach_netns(&pin, &steer, pod.netns).map_err(|err| steering(uid, err))?;
+        let value = PodValue {
+            uid_hash: uid_hash(uid),
+        };
+        self.pods
+            .insert(Raw(netns), Raw(value), 0)
+            .map_err(|source| register(uid, "PODS", source))
+    }
+
+    /// Releases a pod. One that was never captured counts as released.
+    pub(crate) fn release(&mut self, pins: &Pins, uid: &str) -> Result<(), ReleasePodError> {
+        let pin = pins.pod(uid).ok_or_else(|| ReleasePodError::Uid {
+            uid: uid.to_owned(),
+        })?;
+        let fail = |map| {
+            move |source: MapError| ReleasePodError::Unregister {
+                uid: uid.to_owned(),
+                map,
+                source: Box::new(source),
+            }
+        };
+        for netns in self.namespaces_of(uid).map_err(fail("PODS"))? {
+            absent_is_fine(self.pods.remove(&Raw(netns))).map_err(fail("PODS"))?;
+            for family in [FAMILY_V4, FAMILY_V6] {
+                let removed = self.listeners.remove(&Raw(listener_key(netns, family)));
+                absent_is_fine(removed).map_err(fail("LISTENERS"))?;
+            }
+            for key in self.addresses_of(netns).map_err(fail("POD_ADDRESSES"))? {
+                absent_is_fine(self.addresses.remove(&Raw(key))).map_err(fail("POD_ADDRESSES"))?;
+            }
+        }
+        remove_file(&pin).map_err(|source| ReleasePodError::Pin { path: pin, source })
+    }
+
+    fn set_listener(
+        &mut self,
+        uid: &str,
+        netns: u64,
+        listener: BorrowedFd<'_>,
+    ) -> Result<(), CapturePodError> {
+        let unusable = |source| CapturePodError::Listener {
+            uid: uid.to_owned(),
+            source,
+        };
+        let name = getsockname(listener).map_err(|err| unusable(err.into()))?;
+        let family = match SocketAddr::try_from(name) {
+            Ok(SocketAddr::V4(_)) => FAMILY_V4,
+            Ok(SocketAddr::V6(_)) => FAMILY_V6,
+            Err(err) => return Err(unusable(io::Error::from(err))),
+        };
+        self.listeners
+            .insert(Raw(listener_key(netns, family)), listener, 0)
+            .map_err(|source| register(uid, "LISTENERS", source))
+    }
+
+    /// Writes the pod's addresses, and takes away those that it no longer has.
+    fn set_addresses(&mut self, netns: u64, pod: &PodCapture<'_>) -> Result<(), MapError> {
+        let wanted: Vec<PodAddressKey> = pod
+            .addresses
+            .iter()
+            .map(|ip| PodAddressKey {
+                netns,
+                address: (*ip).into(),
+            })
+            .collect();
+        for key in &wanted {
+            self.addresses.insert(Raw(*key), Raw(1), 0)?;
+        }
+        for key in self.addresses_of(netns)? {
+            if !wanted.contains(&key) {
+                absent_is_fine(self.addresses.remove(&Raw(key)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses_of(&self, netns: u64) -> Result<Vec<PodAddressKey>, MapError> {
+        let keys = self.addresses.keys().map(|key| key.map(|key| key.0));
+        keys.filter(|key| key.as_ref().map_or(true, |key| key.netns == netns))
+            .collect()
+    }
+
+    fn namespaces_of(&self, uid: &str) -> Result<Vec<u64>, MapError> {
+        let hash = uid_hash(uid);
+        let mut found = Vec::new();
+        for entry in self.pods.iter() {
+            let (netns, pod) = entry?;
+            if pod.0.uid_hash == hash {
+                found.push(netns.0);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn listener_key(netns: u64, family: u32) -> ListenerKey {
+    ListenerKey {
+        netns,
+        family,
+        reserved: 0,
+    }
+}
+
+/// A number for a uid that a later process of the same build finds again.
+fn uid_hash(uid: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(err) if !is_absent(&err) => Err(err),
+        _ => Ok(()),
+    }
+}
+
+fn register(uid: &str, map: &'static str, source: MapError) -> CapturePodError {
+    CapturePodError::Register {
+        uid: uid.to_owned(),
+        map,
+        source: Box::new(source),
+    }
+}
+
+fn steering(uid: &str, source: impl std::error::Error + Send + Sync + 'static) -> CapturePodError {
+    CapturePodError::Steering {
+        uid: uid.to_owned(),
+        source: Box::new(source),
+    }
+}

@@ -1,0 +1,334 @@
+//! The kernel side of one node as one value.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::maps::{MapData, PerCpuArray};
+use rustix::system::uname;
+use tracing::{info, warn};
+use tulle_abi::{
+    Endpoint, OriginalKey, OriginalValue, Program, Reason, SOCKMAP_FULL, SOCKMAP_OFF, Settings,
+    counter_index,
+};
+
+use crate::{
+    AnnouncePeerError, CapturePodError, DatapathSettings, KernelTable, NetnsCookie,
+    OpenDatapathError, OriginalDestination, PodCapture, ReconcileError, ReconcileReport,
+    ReleasePodError, RemoveDatapathError, SocketCookie,
+    attach::{attach_cgroup, set_map_program},
+    btf,
+    capture::Pods,
+    cgroup::Cgroup,
+    load::{Maps, Programs, TRACK, load},
+    pins::{Pins, remove_all, remove_file},
+    raw::{Raw, Table},
+    reconcile::Tables,
+};
+
+/// The programs and maps of one node, loaded or adopted.
+///
+/// Dropping it detaches nothing: the pins keep every hook in place, and the next [`Datapath::open`] adopts them.
+pub struct Datapath {
+    pins: Pins,
+    /// Hooks that wait for the first table.
+    pending: Mutex<Option<Hooks>>,
+    tunnel_port: u16,
+    tables: Mutex<Tables>,
+    pods: Mutex<Pods>,
+    announced: Mutex<Table<u64, Endpoint>>,
+    originals: Table<OriginalKey, OriginalValue>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// How often a program left for a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter {
+    /// The hook.
+    pub program: &'static str,
+    /// The reason, one of a closed set.
+    pub reason: &'static str,
+    /// How often, over all processors, since the maps were made.
+    pub count: u64,
+}
+
+impl Datapath {
+    /// Loads the kernel side, or adopts what an earlier process pinned: start, restart and repair are the same.
+    ///
+    /// Maps are taken over with what they hold, programs are exchanged in place. A map of another layout is replaced by an empty one.
+    ///
+    /// # Errors
+    /// When a path is not what it should be, or the kernel refuses something; what was attached before stays attached.
+    pub fn open(settings: &DatapathSettings) -> Result<Datapath, OpenDatapathError> {
+        let capture = Cgroup::open(&settings.capture_cgroup)?;
+        let proxy = Cgroup::open(&settings.proxy_cgroup)?;
+        let pins = Pins::open(&settings.pin_dir)?;
+        let stale = pins.stale_maps()?;
+        for pin in &stale {
+            remove_pin(pin)?;
+        }
+        let (programs, maps) = load(&pins, &kernel_settings(settings, &proxy)?)?;
+        set_map_programs(&programs, &maps)?;
+        let hooks = Hooks {
+            programs,
+            capture,
+            proxy,
+        };
+        let pending = if stale.is_empty() {
+            hooks.attach(&pins)?;
+            None
+        } else {
+            // The maps are empty, and hooks that look into them would let everything pass. The old programs keep the old maps
+            // until the first table is in the new ones.
+            Some(hooks)
+        };
+        let mut tables = Tables {
+            services: maps.services,
+            backends: maps.backends,
+            members: maps.members,
+            workloads: maps.workloads,
+            held: None,
+        };
+        tables.held = tables.read().map(Some).unwrap_or_else(|err| {
+            warn!(%err, "the service maps cannot be read yet; the first reconciliation tries again");
+            None
+        });
+        info!(pins = %settings.pin_dir.display(), sockmap = ?settings.sockmap, "the kernel side is attached");
+        Ok(Datapath {
+            pins,
+            pending: Mutex::new(pending),
+            tunnel_port: settings.ports.tunnel,
+            tables: Mutex::new(tables),
+            pods: Mutex::new(Pods {
+                pods: maps.pods,
+                addresses: maps.pod_addresses,
+                listeners: maps.listeners,
+            }),
+            announced: Mutex::new(maps.announced),
+            originals: maps.originals,
+            counters: maps.counters,
+        })
+    }
+
+    /// Detaches and unpins everything under the directory. A directory that is not there counts as removed.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(pin_dir: &Path) -> Result<(), RemoveDatapathError> {
+        remove_all(pin_dir)
+    }
+
+    /// Makes the service and workload maps hold this table, writing only what differs from what they hold.
+    ///
+    /// # Errors
+    /// When the table is too large for a map (nothing is written then), or the kernel refuses an entry.
+    pub fn reconcile(&self, table: &KernelTable) -> Result<ReconcileReport, ReconcileError> {
+        let report = lock(&self.tables).reconcile(table)?;
+        let mut pending = lock(&self.pending);
+        if let Some(hooks) = pending.as_ref() {
+            hooks
+                .attach(&self.pins)
+                .map_err(|err| ReconcileError::Attach(Box::new(err)))?;
+            *pending = None;
+        }
+        Ok(report)
+    }
+
+    /// Captures a pod: its outbound connections by its namespace's cookie, its inbound ones by steering in the namespace.
+    ///
+    /// Captures it anew with the given listeners when it is captured already.
+    ///
+    /// # Errors
+    /// When the uid cannot name a pin, a listener is none, or the kernel refuses something.
+    pub fn capture_pod(&self, pod: &PodCapture<'_>) -> Result<(), CapturePodError> {
+        lock(&self.pods).capture(&self.pins, self.tunnel_port, pod)
+    }
+
+    /// Releases a pod. One that was never captured counts as released.
+    ///
+    /// # Errors
+    /// When the uid cannot name a pin, or an entry or pin cannot be removed.
+    pub fn release_pod(&self, uid: &str) -> Result<(), ReleasePodError> {
+        lock(&self.pods).release(&self.pins, uid)
+    }
+
+    /// The uids of the pods that are captured, by this process or an earlier one.
+    ///
+    /// After a restart whoever is listed here and no longer exists should be released.
+    pub fn captured_pods(&self) -> Vec<String> {
+        self.pins.pod_uids().unwrap_or_default()
+    }
+
+    /// Where the connection that was accepted on the capture listener wanted to go; `downstream` is the accepted socket's peer.
+    ///
+    /// `None` when the connection was not captured: somebody in the pod connected to the listener by himself.
+    pub fn original_destination(
+        &self,
+        netns: NetnsCookie,
+        downstream: SocketAddr,
+    ) -> Option<OriginalDestination> {
+        let key = OriginalKey {
+            netns: netns.0,
+            source: downstream.into(),
+            reserved: 0,
+        };
+        let value = self.originals.get(&Raw(key), 0).ok()?.0;
+        Some(OriginalDestination {
+            requested: value.requested.into(),
+            backend: value.backend.into(),
+        })
+    }
+
+    /// Announces whom the application shall see as its peer when the proxy's socket connects to it. To be called before that connect.
+    ///
+    /// # Errors
+    /// When the kernel refuses the entry.
+    pub fn announce_peer(
+        &self,
+        socket: SocketCookie,
+        peer: SocketAddr,
+    ) -> Result<(), AnnouncePeerError> {
+        lock(&self.announced)
+            .insert(Raw(socket.0), Raw(peer.into()), 0)
+            .map_err(|err| AnnouncePeerError {
+                socket,
+                source: Box::new(err),
+            })
+    }
+
+    /// How often each program left for each reason, since the maps were made. Pairs that never happened are left out.
+    pub fn counters(&self) -> Vec<Counter> {
+        let mut counters = Vec::new();
+        for program in Program::ALL {
+            for reason in Reason::ALL {
+                let count = self.count(*program, *reason);
+                if count > 0 {
+                    counters.push(Counter {
+                        program: program.name(),
+                        reason: reason.name(),
+                        count,
+                    });
+                }
+            }
+        }
+        counters
+    }
+
+    fn count(&self, program: Program, reason: Reason) -> u64 {
+        let index = counter_index(program, reason);
+        self.counters
+            .get(&index, 0)
+            .map_or(0, |values| values.iter().sum())
+    }
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath")
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings in the form of the kernel side.
+fn kernel_settings(
+    settings: &DatapathSettings,
+    proxy: &Cgroup,
+) -> Result<Settings, OpenDatapathError> {
+    let mut sockmap = settings.sockmap.number();
+    if sockmap != SOCKMAP_OFF && !charges_redirected_bytes() {
+        warn!("the sockmap stays off: a kernel before 6.13 does not bound what waits for a reader");
+        sockmap = SOCKMAP_OFF;
+    }
+    let btf = btf::read_kernel_btf().map_err(OpenDatapathError::Btf)?;
+    let offsets = btf::find_offsets(&btf).unwrap_or_else(|err| {
+        warn!(%err, "the sockmap stays off: its rules need a field that this kernel does not describe");
+        sockmap = SOCKMAP_OFF;
+        tulle_abi::KernelOffsets::default()
+    });
+    Ok(Settings {
+        proxy_cgroup: proxy.id,
+        sockmap,
+        dns_capture: u32::from(settings.dns_capture),
+        outbound_port: settings.ports.outbound,
+        inbound_port: settings.ports.inbound,
+        tunnel_port: settings.ports.tunnel,
+        dns_port: settings.ports.dns,
+        queued_bytes_max: QUEUED_BYTES_MAX,
+        queued_messages_max: QUEUED_MESSAGES_MAX,
+        offsets,
+    })
+}
+
+/// The programs that do not belong to a single pod, and where they go.
+struct Hooks {
+    programs: Programs,
+    capture: Cgroup,
+    proxy: Cgroup,
+}
+
+impl Hooks {
+    /// Attaches them, or exchanges the programs of the links that are pinned. The hooks that capture come last.
+    fn attach(&self, pins: &Pins) -> Result<(), OpenDatapathError> {
+        for hook in &self.programs.cgroup_hooks {
+            if hook.name == TRACK {
+                let pin_name = format!("{TRACK}-proxy");
+                if self.proxy.is_inside(&self.capture) {
+                    remove_pin(&pins.link(&pin_name))?;
+                } else {
+                    attach_cgroup(pins, &pin_name, hook, &self.proxy)?;
+                }
+            }
+            attach_cgroup(pins, hook.name, hook, &self.capture)?;
+        }
+        Ok(())
+    }
+}
+
+/// The redirecting program hangs on the applications' sockets, and on the proxy's only where bytes may go the other way too.
+fn set_map_programs(programs: &Programs, maps: &Maps) -> Result<(), OpenDatapathError> {
+    let Some(redirect) = &programs.redirect else {
+        return Ok(());
+    };
+    let is_full = programs.sockmap == SOCKMAP_FULL;
+    set_map_program(&maps.applications, Some(redirect), redirect)?;
+    set_map_program(&maps.proxies, is_full.then_some(redirect), redirect)
+}
+
+/// Whether redirected bytes count against the reader's receive buffer, without which a reader that does not read would let the
+/// kernel take bytes without end.
+fn charges_redirected_bytes() -> bool {
+    let release = uname();
+    let mut numbers = release
+        .release()
+        .to_str()
+        .unwrap_or_default()
+        .split(|letter: char| !letter.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= KERNEL_CHARGING
+}
+
+fn remove_pin(path: &Path) -> Result<(), OpenDatapathError> {
+    remove_file(path).map_err(|source| OpenDatapathError::Path {
+        action: "remove the pin",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A lock is held for a few map operations; a panic in between leaves the maps as good as any other crash does.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Redirected bytes that may wait for one reader; beyond them TCP's own window takes over.
+const QUEUED_BYTES_MAX: u32 = 3_000_000;
+/// Redirected messages that may wait for one reader: the kernel keeps about a kilobyte for each, so a megabyte of single bytes
+/// would take a gigabyte.
+const QUEUED_MESSAGES_MAX: u32 = 512;
+/// The first kernel whose `bpf_tcp_ingress` charges the receiver (6.13).
+const KERNEL_CHARGING: (u32, u32) = (6, 13);

@@ -1,0 +1,68 @@
+//! What a datapath is opened with.
+
+use std::path::PathBuf;
+
+/// Where and how the kernel side is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatapathSettings {
+    /// Directory on a bpffs that holds every pin of this node, for example `/sys/fs/bpf/tulle/<node>`.
+    pub pin_dir: PathBuf,
+    /// The cgroup (v2) whose processes are captured once their pod is registered.
+    pub capture_cgroup: PathBuf,
+    /// The cgroup of the node proxy itself: never captured.
+    pub proxy_cgroup: PathBuf,
+    /// Which bytes skip the TCP stack.
+    pub sockmap: SockmapMode,
+    /// Whether port 53 of any address leads to the proxy's name server.
+    pub dns_capture: bool,
+    /// Where the proxy listens inside each pod's namespace.
+    pub ports: CapturePorts,
+}
+
+/// Which bytes are handed from socket to socket without the TCP stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SockmapMode {
+    /// None.
+    Off,
+    /// What an application sends to the node proxy. No byte reaches an application this way, so no application can see
+    /// a difference of the kernel's redirected receive path.
+    #[default]
+    ToProxy,
+    /// Both directions between application and proxy, and between applications of one node.
+    Full,
+}
+
+impl SockmapMode {
+    /// The number that the kernel side knows the mode by.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            SockmapMode::Off => tulle_abi::SOCKMAP_OFF,
+            SockmapMode::ToProxy => tulle_abi::SOCKMAP_TO_PROXY,
+            SockmapMode::Full => tulle_abi::SOCKMAP_FULL,
+        }
+    }
+}
+
+/// The ports of the proxy's listeners inside each pod's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CapturePorts {
+    /// Captured outbound connections, on loopback.
+    pub outbound: u16,
+    /// Inbound plaintext, on the unspecified address.
+    pub inbound: u16,
+    /// Tunnels, on the unspecified address.
+    pub tunnel: u16,
+    /// DNS, on loopback.
+    pub dns: u16,
+}
+
+impl Default for CapturePorts {
+    fn default() -> Self {
+        CapturePorts {
+            outbound: 15001,
+            inbound: 15006,
+            tunnel: 15008,
+            dns: 15053,
+        }
+    }
+}

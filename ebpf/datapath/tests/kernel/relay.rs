@@ -1,0 +1,111 @@
+//! A small node proxy: takes captured connections in one pod and makes them again in the other, announcing the true peer.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener as AsyncListener, TcpSocket},
+    runtime::Builder,
+    sync::oneshot,
+};
+use tulle_datapath::{Datapath, SocketCookie};
+
+use crate::support::Pod;
+
+/// A running relay; it stops when dropped.
+pub(crate) struct Relay {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Relays what `client` sends to `listener` on to the backend in `server`.
+    pub(crate) fn start(
+        datapath: &Arc<Datapath>,
+        client: &Pod,
+        server: &Pod,
+        listener: &TcpListener,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let listener = listener.try_clone().unwrap();
+        let (datapath, client_pod, server) = (Arc::clone(datapath), client.clone(), server.clone());
+        let thread = client.spawn_proxy(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                listener.set_nonblocking(true).unwrap();
+                let listener = AsyncListener::from_std(listener).unwrap();
+                tokio::select! {
+                    _ = stopped => {}
+                    () = accept_all(&datapath, &client_pod, &server, &listener) => {}
+                }
+            });
+        });
+        Relay {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _joined = thread.join();
+        }
+    }
+}
+
+async fn accept_all(
+    datapath: &Arc<Datapath>,
+    client: &Pod,
+    server: &Pod,
+    listener: &AsyncListener,
+) {
+    loop {
+        let (mut downstream, peer) = listener.accept().await.unwrap();
+        let Some(original) = datapath.original_destination(client.cookie, peer) else {
+            continue;
+        };
+        let socket = upstream_socket(datapath, client, server, original.backend, peer);
+        tokio::spawn(async move {
+            let Ok(mut upstream) = socket.connect(original.backend).await else {
+                return;
+            };
+            // A reset on either side ends both; the applications of the tests then see an error or an early end.
+            let _copied = copy_bidirectional(&mut downstream, &mut upstream).await;
+            let _closed = upstream.shutdown().await;
+            let _drained = upstream.read(&mut [0; 1]).await;
+        });
+    }
+}
+
+fn upstream_socket(
+    datapath: &Datapath,
+    client: &Pod,
+    server: &Pod,
+    backend: SocketAddr,
+    peer: SocketAddr,
+) -> TcpSocket {
+    let net = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(server.netns(), net).unwrap();
+    let socket = Socket::new(
+        Domain::for_address(backend),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+    .unwrap();
+    move_into_link_name_space(client.netns(), net).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let cookie = SocketCookie::of_socket(socket.as_fd()).unwrap();
+    let shown = SocketAddr::new(client.v4.into(), peer.port());
+    datapath.announce_peer(cookie, shown).unwrap();
+    TcpSocket::from_std_stream(TcpStream::from(socket))
+}

@@ -1,0 +1,140 @@
+//! `cgroup/sendmsg4/6`, `cgroup/recvmsg4/6`: load-balances unconnected UDP, and shows the service as the source of the answer.
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use tulle_abi::{
+    Endpoint, MemberKey, PROTOCOL_UDP, Program, Reason, ServiceValue, UdpFlowKey, UdpFlowValue,
+};
+
+use crate::{
+    count::exit,
+    decide::{find_service, name_server, pick_backend},
+    maps::{MEMBERS, NOTES, UDP_FORWARD, UDP_REVERSE},
+    sock_addr::{
+        Family, GO_ON, captured_netns, endpoint, fail_with, set_endpoint, socket, socket_cookie,
+    },
+};
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send(&ctx, Program::Sendmsg4, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send(&ctx, Program::Sendmsg6, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    receive(&ctx, Program::Recvmsg4, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    receive(&ctx, Program::Recvmsg6, Family::V6)
+}
+
+#[inline(always)]
+fn send(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
+    let wanted = endpoint(ctx, family);
+    if wanted.address.is_loopback() || captured_netns(ctx).is_none() {
+        return exit(program, Reason::Passed, GO_ON);
+    }
+    let socket = socket_cookie(ctx);
+    if let Some(to) = name_server(&wanted) {
+        remember_reverse(socket, &to, &wanted);
+        set_endpoint(ctx, family, &to);
+        return exit(program, Reason::Dns, GO_ON);
+    }
+    let Some(service) = find_service(&wanted, PROTOCOL_UDP) else {
+        return exit(program, Reason::Passed, GO_ON);
+    };
+    match choose(socket, &wanted, service) {
+        // The kernel refuses to turn an IPv6 datagram into an IPv4 one, and cannot turn an IPv4 one into IPv6.
+        Ok(backend) if backend.address.is_v4() != wanted.address.is_v4() => {
+            exit(program, Reason::FamilyMismatch, fail_with(EHOSTUNREACH))
+        }
+        Ok(backend) => {
+            remember_reverse(socket, &backend, &wanted);
+            set_endpoint(ctx, family, &backend);
+            exit(program, Reason::Translated, GO_ON)
+        }
+        Err(reason) => exit(program, reason, fail_with(EHOSTUNREACH)),
+    }
+}
+
+#[inline(always)]
+fn receive(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
+    let source = endpoint(ctx, family);
+    if let Some(note) = NOTES.of(socket(ctx))
+        && note.backend == source
+    {
+        set_endpoint(ctx, family, &note.shown);
+        return exit(program, Reason::Shown, GO_ON);
+    }
+    let key = UdpFlowKey {
+        socket: socket_cookie(ctx),
+        far: source,
+        reserved: 0,
+    };
+    match unsafe { UDP_REVERSE.get(key) } {
+        Some(flow) => {
+            let shown = flow.endpoint;
+            set_endpoint(ctx, family, &shown);
+            exit(program, Reason::Shown, GO_ON)
+        }
+        None => exit(program, Reason::Passed, GO_ON),
+    }
+}
+
+/// The backend of this socket's conversation with the service: the same as before while it still serves.
+#[inline(always)]
+fn choose(socket: u64, wanted: &Endpoint, service: &ServiceValue) -> Result<Endpoint, Reason> {
+    let id = service.id;
+    let key = UdpFlowKey {
+        socket,
+        far: *wanted,
+        reserved: 0,
+    };
+    if let Some(flow) = unsafe { UDP_FORWARD.get(key) } {
+        let endpoint = flow.endpoint;
+        let member = MemberKey {
+            service: id,
+            endpoint,
+        };
+        if flow.service == id && unsafe { MEMBERS.get(member) }.is_some() {
+            return Ok(endpoint);
+        }
+    }
+    let backend = pick_backend(service)?.endpoint;
+    let flow = UdpFlowValue {
+        endpoint: backend,
+        service: id,
+    };
+    // Without memory for it the conversation is merely less stable.
+    let _ = UDP_FORWARD.insert(key, flow, 0);
+    Ok(backend)
+}
+
+/// Remembers what the application called the far end, so that the answer comes from there.
+#[inline(always)]
+fn remember_reverse(socket: u64, far: &Endpoint, wanted: &Endpoint) {
+    let key = UdpFlowKey {
+        socket,
+        far: *far,
+        reserved: 0,
+    };
+    if let Some(flow) = unsafe { UDP_REVERSE.get(key) }
+        && flow.endpoint == *wanted
+    {
+        return;
+    }
+    let flow = UdpFlowValue {
+        endpoint: *wanted,
+        service: 0,
+    };
+    let _ = UDP_REVERSE.insert(key, flow, 0);
+}
+
+/// No route to host: what a client sees when nobody serves the service.
+const EHOSTUNREACH: i32 = 113;

@@ -1,0 +1,29 @@
+//! The vocabulary of the mesh.
+//!
+//! Everything here is data and pure decisions about names: no sockets, no files, no clock, no random source. The same
+//! types travel from an xds-server's sources through etcd and xDS to the node proxies, so a fact has one shape everywhere.
+
+mod address;
+mod cluster;
+mod directory;
+mod identity;
+mod locality;
+mod name;
+mod policy;
+mod service;
+mod workload;
+
+pub use address::{Protocol, ServiceAddress};
+pub use cluster::{ClusterId, ClusterName, ParseClusterError};
+pub use directory::{Change, Directory};
+pub use identity::{ParseSpiffeIdError, SpiffeId, TrustDomain};
+pub use locality::Locality;
+pub use name::{NamespacedName, ParseNamespacedNameError};
+pub use policy::{
+    AddressRange, Authorization, AuthorizationAction, AuthorizationClause, AuthorizationMatch,
+    AuthorizationRule, AuthorizationScope, ServiceAccountMatch, StringMatch,
+};
+pub use service::{Affinity, AppProtocol, Service, ServicePort, Sharing};
+pub use workload::{
+    Health, PortMapping, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+};

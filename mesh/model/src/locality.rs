@@ -1,0 +1,15 @@
+//! Where something runs.
+
+use serde::{Deserialize, Serialize};
+
+/// Region, zone and subzone; an empty part is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Locality {
+    /// `topology.kubernetes.io/region` of the node.
+    pub region: String,
+    /// `topology.kubernetes.io/zone` of the node.
+    pub zone: String,
+    /// `topology.istio.io/subzone` of the node.
+    pub subzone: String,
+}

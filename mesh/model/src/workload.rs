@@ -1,0 +1,185 @@
+//! Workloads: who runs where.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterName, Locality, NamespacedName, SpiffeId, TrustDomain};
+
+/// The name of a workload in the whole mesh: `<cluster>//Pod/<namespace>/<name>` for pods (the form of istiod).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WorkloadUid(pub String);
+
+impl WorkloadUid {
+    /// The uid of a pod.
+    pub fn of_pod(cluster: &ClusterName, namespace: &str, name: &str) -> Self {
+        WorkloadUid(format!("{cluster}//Pod/{namespace}/{name}"))
+    }
+}
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A pod: addresses, names, identity and where it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Unique in the mesh.
+    pub uid: WorkloadUid,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The service account that the pod runs as.
+    pub service_account: String,
+    /// The authority of the pod's identity.
+    pub trust_domain: TrustDomain,
+    /// The cluster where the pod runs.
+    pub cluster: ClusterName,
+    /// The node where the pod runs.
+    pub node: String,
+    /// The pod's addresses, at most one of each family is usual.
+    pub addresses: Vec<IpAddr>,
+    /// `hostname` of a pod under a headless service; empty when unset.
+    #[serde(default)]
+    pub hostname: String,
+    /// The pod's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Where the node is.
+    #[serde(default)]
+    pub locality: Locality,
+    /// `app` of telemetry (istio: canonical service).
+    #[serde(default)]
+    pub canonical_name: String,
+    /// `version` of telemetry.
+    #[serde(default)]
+    pub canonical_revision: String,
+    /// What owns the pod.
+    #[serde(default)]
+    pub kind: WorkloadKind,
+    /// The name of the owner (the Deployment's name).
+    #[serde(default)]
+    pub owner_name: String,
+    /// How to reach it.
+    #[serde(default)]
+    pub tunnel_protocol: TunnelProtocol,
+    /// Whether it may get new connections.
+    #[serde(default)]
+    pub health: Health,
+    /// The pod shares its node's network namespace: its addresses name the node, not the pod.
+    #[serde(default)]
+    pub host_network: bool,
+    /// The services that it serves, by `namespace/hostname`, with the ports at which it serves them.
+    #[serde(default)]
+    pub services: BTreeMap<NamespacedName, Vec<PortMapping>>,
+    /// The `WORKLOAD_SELECTOR` policies that select it, as `namespace/name`.
+    #[serde(default)]
+    pub authorization_policies: Vec<String>,
+    /// Weight in load balancing, 1 when unset.
+    #[serde(default = "one")]
+    pub capacity: u32,
+    /// Its cluster is silent: use it only when nothing else is left. Set by the merge, never by the cluster itself.
+    #[serde(default)]
+    pub demoted: bool,
+}
+
+impl Workload {
+    /// What the workload can prove.
+    pub fn identity(&self) -> SpiffeId {
+        SpiffeId {
+            trust_domain: self.trust_domain.clone(),
+            namespace: self.namespace.clone(),
+            service_account: self.service_account.clone(),
+        }
+    }
+
+    /// The addresses at which the workload serves `service_port` of `service`, one for each of its IPs.
+    ///
+    /// `target_port` is the service's own numeric target port, used when the workload names none (0 = none).
+    pub fn serving_addresses(
+        &self,
+        service: &NamespacedName,
+        service_port: u16,
+        target_port: u16,
+    ) -> impl Iterator<Item = SocketAddr> + '_ {
+        let port = self
+            .services
+            .get(service)
+            .and_then(|ports| ports.iter().find(|p| p.service_port == service_port))
+            .map(|p| p.target_port)
+            .filter(|p| *p != 0)
+            .unwrap_or(target_port);
+        let usable = port != 0 && self.services.contains_key(service);
+        self.addresses
+            .iter()
+            .filter(move |_| usable)
+            .map(move |ip| SocketAddr::new(*ip, port))
+    }
+}
+
+/// At which port of the workload a service's port is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The port that clients ask for.
+    pub service_port: u16,
+    /// The port at which the workload listens; 0 = the service's own target port.
+    pub target_port: u16,
+}
+
+/// What owns a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum WorkloadKind {
+    /// A Deployment (through its ReplicaSet).
+    Deployment,
+    /// A CronJob (through its Job).
+    CronJob,
+    /// The pod itself, or any other owner.
+    #[default]
+    Pod,
+    /// A Job.
+    Job,
+}
+
+/// How to reach a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TunnelProtocol {
+    /// Plain TCP: not in the mesh.
+    #[default]
+    None,
+    /// HTTP/2 CONNECT over mTLS at port 15008.
+    Hbone,
+}
+
+/// Whether a workload may get new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Health {
+    /// Ready and not terminating.
+    #[default]
+    Healthy,
+    /// Not ready, or terminating.
+    Unhealthy,
+}
+
+/// The roots that a trust domain signs with, published by its cluster so that other clusters can verify its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustBundle {
+    /// Whose roots they are.
+    pub trust_domain: TrustDomain,
+    /// PEM, one or several certificates.
+    pub roots_pem: String,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[cfg(test)]
+mod tests;

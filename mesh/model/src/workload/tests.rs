@@ -1,0 +1,108 @@
+use super::{Health, PortMapping, TunnelProtocol, Workload, WorkloadKind, WorkloadUid};
+use crate::NamespacedName;
+
+/// With the fields that must be there; all others by default.
+fn bare() -> Workload {
+    let stored = r#"{
+        "uid": "c//Pod/ns/p", "name": "p", "namespace": "ns", "service_account": "sa", "trust_domain": "td",
+        "cluster": "c", "node": "n", "addresses": ["10.0.0.1", "fd00::1"]
+    }"#;
+    serde_json::from_str(stored).unwrap()
+}
+
+fn key() -> NamespacedName {
+    NamespacedName::new("ns", "s.ns.svc.cluster.local")
+}
+
+fn check(ports: &[(u16, u16)], service_port: u16, target_port: u16, expected: &[&str]) {
+    let ports = ports.iter().map(|(service_port, target_port)| PortMapping {
+        service_port: *service_port,
+        target_port: *target_port,
+    });
+    let workload = Workload {
+        services: [(key(), ports.collect())].into(),
+        ..bare()
+    };
+    let served = workload.serving_addresses(&key(), service_port, target_port);
+    let served: Vec<String> = served.map(|address| address.to_string()).collect();
+    assert_eq!(
+        served,
+        expected,
+        "{ports:?} {service_port}→{target_port}",
+        ports = workload.services
+    );
+}
+
+#[test]
+fn what_is_not_stored_has_defaults() {
+    let workload = bare();
+    assert_eq!(workload.capacity, 1);
+    assert_eq!(workload.health, Health::Healthy);
+    assert_eq!(workload.kind, WorkloadKind::Pod);
+    assert_eq!(workload.tunnel_protocol, TunnelProtocol::None);
+    assert!(!workload.demoted && !workload.host_network);
+}
+
+#[test]
+fn uids_of_pods_have_istiods_form() {
+    let uid = WorkloadUid::of_pod(&"koornacht".parse().unwrap(), "default", "x-wing");
+    assert_eq!(uid.to_string(), "koornacht//Pod/default/x-wing");
+}
+
+#[test]
+fn the_identity_is_made_of_the_workloads_own_names() {
+    assert_eq!(bare().identity().to_string(), "spiffe://td/ns/ns/sa/sa");
+}
+
+/// The workload's own port, else the service's; none of both = it does not serve there.
+#[test]
+fn the_port_is_the_workloads_own_then_the_services() {
+    check(&[(80, 8080)], 80, 0, &["10.0.0.1:8080", "[fd00::1]:8080"]);
+    check(
+        &[(80, 8080)],
+        80,
+        9090,
+        &["10.0.0.1:8080", "[fd00::1]:8080"],
+    );
+    check(&[(80, 0)], 80, 9090, &["10.0.0.1:9090", "[fd00::1]:9090"]);
+    check(
+        &[(81, 8081), (80, 8080)],
+        80,
+        9090,
+        &["10.0.0.1:8080", "[fd00::1]:8080"],
+    );
+    check(
+        &[(81, 8081)],
+        80,
+        9090,
+        &["10.0.0.1:9090", "[fd00::1]:9090"],
+    );
+    check(&[], 80, 9090, &["10.0.0.1:9090", "[fd00::1]:9090"]);
+    check(&[(80, 0)], 80, 0, &[]);
+    check(&[], 80, 0, &[]);
+}
+
+#[test]
+fn a_workload_does_not_serve_what_it_does_not_name() {
+    assert_eq!(bare().serving_addresses(&key(), 80, 8080).count(), 0);
+}
+
+#[test]
+fn a_workload_survives_storage() {
+    let workload = Workload {
+        services: [(
+            key(),
+            vec![PortMapping {
+                service_port: 80,
+                target_port: 8080,
+            }],
+        )]
+        .into(),
+        labels: [("app".to_owned(), "x".to_owned())].into(),
+        demoted: true,
+        capacity: 0,
+        ..bare()
+    };
+    let stored = serde_json::to_string(&workload).unwrap();
+    assert_eq!(serde_json::from_str::<Workload>(&stored).unwrap(), workload);
+}

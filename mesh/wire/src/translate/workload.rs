@@ -1,0 +1,297 @@
+//! Workloads.
+
+use std::collections::BTreeMap;
+
+use tulle_model::{
+    ClusterName, Health, Locality, NamespacedName, PortMapping, TunnelProtocol, Workload,
+    WorkloadKind, WorkloadUid,
+};
+
+use super::{
+    DecodeResourceError,
+    field::{
+        check_gateway, read_enum, read_extras, read_ip, read_port, read_service_key, write_ip,
+    },
+};
+use crate::{
+    pack, resource_version, tulle, type_url,
+    workload::{self as wire, Address, AddressType, Extension},
+};
+
+/// Writes a workload.
+pub fn encode_workload(workload: &Workload) -> Address {
+    let extras = tulle::WorkloadExtras {
+        demoted: workload.demoted,
+        labels: workload.labels.clone(),
+        pod_hostname: workload.hostname.clone(),
+    };
+    let extension = (extras != tulle::WorkloadExtras::default()).then(|| Extension {
+        name: tulle::WORKLOAD_EXTENSION.to_owned(),
+        config: Some(pack(type_url::WORKLOAD_EXTRAS, &extras)),
+    });
+    let message = wire::Workload {
+        uid: workload.uid.0.clone(),
+        name: workload.name.clone(),
+        namespace: workload.namespace.clone(),
+        addresses: workload.addresses.iter().map(|ip| write_ip(*ip)).collect(),
+        hostname: String::new(),
+        network: String::new(),
+        tunnel_protocol: write_tunnel(workload.tunnel_protocol).into(),
+        trust_domain: workload.trust_domain.to_string(),
+        service_account: workload.service_account.clone(),
+        waypoint: None,
+        node: workload.node.clone(),
+        canonical_name: workload.canonical_name.clone(),
+        canonical_revision: workload.canonical_revision.clone(),
+        workload_type: write_kind(workload.kind).into(),
+        workload_name: workload.owner_name.clone(),
+        native_tunnel: false,
+        authorization_policies: workload.authorization_policies.clone(),
+        status: write_health(workload.health).into(),
+        cluster_id: workload.cluster.to_string(),
+        network_gateway: None,
+        services: workload.services.iter().map(write_ports).collect(),
+        application_tunnel: None,
+        locality: write_locality(&workload.locality),
+        network_mode: write_network_mode(workload.host_network).into(),
+        extensions: extension.into_iter().collect(),
+        capacity: (workload.capacity != CAPACITY_DEFAULT).then_some(workload.capacity),
+    };
+    Address {
+        r#type: Some(AddressType::Workload(Box::new(message))),
+    }
+}
+
+pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeResourceError> {
+    let field = |name: &str| format!("workload.{name}");
+    if message.uid.is_empty() {
+        return Err(DecodeResourceError::field(
+            "workload.uid",
+            "nothing",
+            "a uid",
+        ));
+    }
+    check_gateway("workload.waypoint", message.waypoint.as_ref())?;
+    check_gateway("workload.network_gateway", message.network_gateway.as_ref())?;
+    check_application_tunnel(message.application_tunnel.as_ref())?;
+    let extras: tulle::WorkloadExtras = read_extras(
+        "workload",
+        &message.extensions,
+        tulle::WORKLOAD_EXTENSION,
+        type_url::WORKLOAD_EXTRAS,
+    )?;
+    let mut addresses = Vec::with_capacity(message.addresses.len());
+    for (i, bytes) in message.addresses.iter().enumerate() {
+        addresses.push(read_ip(|| format!("workload.addresses[{i}]"), bytes)?);
+    }
+    let trust_domain = or_default(message.trust_domain, TRUST_DOMAIN_DEFAULT);
+    let trust_domain = trust_domain.parse().map_err(|_| {
+        DecodeResourceError::field(
+            field("trust_domain"),
+            format!("{trust_domain:?}"),
+            "a trust domain",
+        )
+    })?;
+    Ok(Workload {
+        uid: WorkloadUid(message.uid),
+        name: message.name,
+        namespace: message.namespace,
+        service_account: or_default(message.service_account, SERVICE_ACCOUNT_DEFAULT),
+        trust_domain,
+        cluster: read_cluster(&message.cluster_id)?,
+        node: message.node,
+        addresses,
+        hostname: extras.pod_hostname,
+        labels: extras.labels,
+        locality: message.locality.map(read_locality).unwrap_or_default(),
+        canonical_name: message.canonical_name,
+        canonical_revision: message.canonical_revision,
+        kind: read_kind(message.workload_type),
+        owner_name: message.workload_name,
+        tunnel_protocol: read_tunnel(message.tunnel_protocol)?,
+        health: read_health(read_enum(|| field("status"), message.status)?),
+        host_network: match read_enum(|| field("network_mode"), message.network_mode)? {
+            wire::NetworkMode::Standard => false,
+            wire::NetworkMode::HostNetwork => true,
+        },
+        services: read_services(&message.services)?,
+        authorization_policies: message.authorization_policies,
+        capacity: message.capacity.unwrap_or(CAPACITY_DEFAULT),
+        demoted: extras.demoted,
+    })
+}
+
+fn or_default(text: String, default: &str) -> String {
+    if text.is_empty() {
+        default.to_owned()
+    } else {
+        text
+    }
+}
+
+/// Istio's cluster ids are any text ("Kubernetes" is its default), the mesh's names are not: what is no name becomes one.
+///
+/// Equal ids become equal names in every process. Letters are lowered; if more had to change, a hash of the id follows, so
+/// that two ids that differ only in what was lost stay two.
+fn read_cluster(id: &str) -> Result<ClusterName, DecodeResourceError> {
+    let id = if id.is_empty() {
+        CLUSTER_ID_DEFAULT
+    } else {
+        id
+    };
+    let lower = id.to_ascii_lowercase();
+    if let Ok(name) = lower.parse() {
+        return Ok(name);
+    }
+    let keep = |c: char| {
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            c
+        } else {
+            '-'
+        }
+    };
+    let head: String = lower
+        .chars()
+        .take(CLUSTER_NAME_HEAD_LEN)
+        .map(keep)
+        .collect();
+    let name = format!(
+        "{}-{}",
+        head.trim_matches('-'),
+        resource_version(id.as_bytes())
+    );
+    let name = name.trim_matches('-');
+    name.parse().map_err(|_| {
+        DecodeResourceError::field(
+            "workload.cluster_id",
+            format!("{id:?}"),
+            "the id of a cluster",
+        )
+    })
+}
+
+fn read_services(
+    wire: &BTreeMap<String, wire::PortList>,
+) -> Result<BTreeMap<NamespacedName, Vec<PortMapping>>, DecodeResourceError> {
+    let mut services = BTreeMap::new();
+    for (text, list) in wire {
+        let key = read_service_key(|| "workload.services".to_owned(), text)?;
+        let mut ports = Vec::with_capacity(list.ports.len());
+        for port in &list.ports {
+            let field = |name: &str| format!("workload.services[{text}].ports.{name}");
+            ports.push(PortMapping {
+                service_port: read_port(|| field("service_port"), port.service_port)?,
+                target_port: read_port(|| field("target_port"), port.target_port)?,
+            });
+        }
+        services.insert(key, ports);
+    }
+    Ok(services)
+}
+
+fn write_ports((key, ports): (&NamespacedName, &Vec<PortMapping>)) -> (String, wire::PortList) {
+    let write = |port: &PortMapping| wire::Port {
+        service_port: u32::from(port.service_port),
+        target_port: u32::from(port.target_port),
+        app_protocol: wire::AppProtocol::Unknown.into(),
+    };
+    (
+        key.to_string(),
+        wire::PortList {
+            ports: ports.iter().map(write).collect(),
+        },
+    )
+}
+
+fn check_application_tunnel(
+    tunnel: Option<&wire::ApplicationTunnel>,
+) -> Result<(), DecodeResourceError> {
+    let Some(tunnel) = tunnel else { return Ok(()) };
+    let field = |name: &str| format!("workload.application_tunnel.{name}");
+    let _: wire::ApplicationTunnelProtocol = read_enum(|| field("protocol"), tunnel.protocol)?;
+    read_port(|| field("port"), tunnel.port).map(|_| ())
+}
+
+fn read_tunnel(value: i32) -> Result<TunnelProtocol, DecodeResourceError> {
+    let field = || "workload.tunnel_protocol".to_owned();
+    match read_enum(field, value)? {
+        wire::TunnelProtocol::None => Ok(TunnelProtocol::None),
+        wire::TunnelProtocol::Hbone => Ok(TunnelProtocol::Hbone),
+        wire::TunnelProtocol::LegacyIstioMtls => Err(DecodeResourceError::field(
+            field(),
+            "LEGACY_ISTIO_MTLS",
+            "NONE or HBONE",
+        )),
+    }
+}
+
+fn write_tunnel(of: TunnelProtocol) -> wire::TunnelProtocol {
+    match of {
+        TunnelProtocol::None => wire::TunnelProtocol::None,
+        TunnelProtocol::Hbone => wire::TunnelProtocol::Hbone,
+    }
+}
+
+/// Telemetry only: as in ztunnel, a value of a later version does not make the workload bad.
+fn read_kind(value: i32) -> WorkloadKind {
+    match wire::WorkloadType::try_from(value) {
+        Ok(wire::WorkloadType::Deployment) => WorkloadKind::Deployment,
+        Ok(wire::WorkloadType::Cronjob) => WorkloadKind::CronJob,
+        Ok(wire::WorkloadType::Job) => WorkloadKind::Job,
+        Ok(wire::WorkloadType::Pod) | Err(_) => WorkloadKind::Pod,
+    }
+}
+
+fn write_kind(of: WorkloadKind) -> wire::WorkloadType {
+    match of {
+        WorkloadKind::Deployment => wire::WorkloadType::Deployment,
+        WorkloadKind::CronJob => wire::WorkloadType::Cronjob,
+        WorkloadKind::Pod => wire::WorkloadType::Pod,
+        WorkloadKind::Job => wire::WorkloadType::Job,
+    }
+}
+
+fn read_health(of: wire::WorkloadStatus) -> Health {
+    match of {
+        wire::WorkloadStatus::Healthy => Health::Healthy,
+        wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
+    }
+}
+
+fn write_health(of: Health) -> wire::WorkloadStatus {
+    match of {
+        Health::Healthy => wire::WorkloadStatus::Healthy,
+        Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
+    }
+}
+
+fn write_network_mode(host_network: bool) -> wire::NetworkMode {
+    if host_network {
+        wire::NetworkMode::HostNetwork
+    } else {
+        wire::NetworkMode::Standard
+    }
+}
+
+fn read_locality(of: wire::Locality) -> Locality {
+    Locality {
+        region: of.region,
+        zone: of.zone,
+        subzone: of.subzone,
+    }
+}
+
+fn write_locality(of: &Locality) -> Option<wire::Locality> {
+    (*of != Locality::default()).then(|| wire::Locality {
+        region: of.region.clone(),
+        zone: of.zone.clone(),
+        subzone: of.subzone.clone(),
+    })
+}
+
+const TRUST_DOMAIN_DEFAULT: &str = "cluster.local";
+const SERVICE_ACCOUNT_DEFAULT: &str = "default";
+const CLUSTER_ID_DEFAULT: &str = "Kubernetes";
+const CAPACITY_DEFAULT: u32 = 1;
+/// Leaves room for `-` and 16 hex digits in the 32 bytes of a cluster's name.
+const CLUSTER_NAME_HEAD_LEN: usize = 15;

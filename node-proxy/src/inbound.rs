@@ -1,0 +1,18 @@
+//! Connections to the pod's applications: who may in, and what the application sees.
+//!
+//! Two doors: tunnels of the mesh, whose peers proved who they are, and plaintext, whose peers proved nothing. Policy decides about
+//! both; the application is reached over loopback and shown its true client.
+
+mod application;
+mod hbone;
+mod plaintext;
+mod sessions;
+
+pub(crate) use hbone::serve as serve_hbone;
+pub(crate) use plaintext::serve as serve_plaintext;
+pub(crate) use sessions::{Sessions, watch_policy};
+
+/// The name in metrics of a connection that a new policy ended.
+const POLICY_CHANGED: &str = "policy_changed";
+/// The name in metrics of a connection that policy refuses.
+const DENIED: &str = "denied";

@@ -1,0 +1,264 @@
+//! The door for tunnels: port 15008.
+
+use std::{
+    error::Error,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::net::{TcpListener, TcpStream};
+use tulle_identity::{HandshakeError, Peer, TlsStream};
+use tulle_model::{Directory, NamespacedName, Workload};
+use tulle_policy::{Connection, Verdict, authorize};
+
+use super::{DENIED, POLICY_CHANGED, application};
+use crate::{
+    plane::{Direction, Security, TunnelSide},
+    pod::{ConnectionLimit, Pod, accept_all},
+    pump::{AppSocket, pump},
+    tunnel::{
+        self, Authority, IncomingStream, Refusal, TunnelIo, forwarded_client, parse_authority,
+    },
+};
+
+/// Takes tunnels until the drain begins.
+pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
+    let settings = &pod.plane.settings;
+    let tunnels = ConnectionLimit::new(settings.tunnels_per_pod_max);
+    let handshakes = ConnectionLimit::new(settings.handshakes_per_pod_max);
+    accept_all(&pod, &listener, Direction::Inbound, |stream, peer| {
+        let (Some(permit), Some(handshake)) = (tunnels.take(), handshakes.take()) else {
+            pod.plane
+                .metrics
+                .count_handshake(TunnelSide::Server, "limit");
+            return;
+        };
+        let tunnel_pod = Arc::clone(&pod);
+        pod.tasks.spawn(async move {
+            let _permit = permit;
+            let established = Box::pin(shake_hands(&tunnel_pod, stream)).await;
+            drop(handshake);
+            if let Some((tls, local, proven)) = established {
+                let end = TunnelEnd {
+                    proven: Arc::new(proven),
+                    peer,
+                    local,
+                };
+                Box::pin(serve_tunnel(&tunnel_pod, tls, end)).await;
+            }
+        });
+    })
+    .await;
+}
+
+/// Both ends of an established tunnel.
+struct TunnelEnd {
+    proven: Arc<Peer>,
+    peer: SocketAddr,
+    local: IpAddr,
+}
+
+/// TLS; `None` when the peer did not prove itself, which was counted.
+async fn shake_hands(
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+) -> Option<(TlsStream<TunnelIo>, IpAddr, Peer)> {
+    let metrics = &pod.plane.metrics;
+    let limit = pod.plane.settings.handshake_timeout;
+    let began = Instant::now();
+    let local = stream.local_addr().ok()?.ip();
+    let svid = match pod.svid().await {
+        Ok(svid) => svid,
+        Err(error) => {
+            tracing::warn!(pod = %pod.descriptor.name, error = &error as &dyn Error, "no tunnel can be accepted");
+            metrics.count_handshake(TunnelSide::Server, "no_svid");
+            return None;
+        }
+    };
+    let io = TunnelIo::new(stream, Arc::clone(&pod.plane.shared.buffers));
+    let result = tokio::time::timeout(limit, pod.plane.tls.accept(svid, io)).await;
+    match result.unwrap_or(Err(HandshakeError::Timeout { limit })) {
+        Ok((tls, proven)) => {
+            metrics.count_handshake(TunnelSide::Server, "ok");
+            metrics.observe_handshake(TunnelSide::Server, began.elapsed().as_secs_f64());
+            Some((tls, local, proven))
+        }
+        Err(error) => {
+            tracing::debug!(pod = %pod.descriptor.name, error = &error as &dyn Error, "a handshake failed");
+            metrics.count_handshake(TunnelSide::Server, error.reason());
+            None
+        }
+    }
+}
+
+async fn serve_tunnel(pod: &Arc<Pod>, tls: TlsStream<TunnelIo>, end: TunnelEnd) {
+    let _guard = pod.plane.metrics.tunnel_guard(TunnelSide::Server);
+    let end = Arc::new(end);
+    tunnel::serve(tls, &pod.plane, pod.tasks.draining(), |incoming| {
+        let (stream_pod, end) = (Arc::clone(pod), Arc::clone(&end));
+        // Boxed: the request is not needed once it is answered.
+        let incoming = Box::new(incoming);
+        pod.tasks
+            .spawn(async move { carry(&stream_pod, &end, incoming).await });
+    })
+    .await;
+}
+
+/// One stream from its first to its last byte.
+async fn carry(pod: &Arc<Pod>, end: &TunnelEnd, incoming: Box<IncomingStream>) {
+    let metrics = &pod.plane.metrics;
+    // Boxed: what is needed only until bytes flow must not live as long as the connection.
+    let admitted = match Box::pin(admit(pod, end, &incoming)).await {
+        Ok(admitted) => admitted,
+        Err((refusal, reason)) => {
+            metrics.count_failed(Direction::Inbound, reason);
+            incoming.refuse(refusal);
+            return;
+        }
+    };
+    // Before the answer: from the first byte on, the connection ends when policy says so.
+    let Admitted {
+        application,
+        destination,
+        judged,
+    } = admitted;
+    let session = pod
+        .sessions
+        .open(Some(Arc::clone(&end.proven)), end.peer.ip(), destination);
+    if !session.is_still_allowed(pod, &judged) {
+        metrics.count_failed(Direction::Inbound, DENIED);
+        incoming.refuse(Refusal::Denied);
+        return;
+    }
+    let baggage = pod.baggage(&judged);
+    drop(judged);
+    let Ok(stream) = incoming.accept(baggage) else {
+        metrics.count_failed(Direction::Inbound, "peer_gone");
+        return;
+    };
+    let _guard = metrics.stream_guard(TunnelSide::Server);
+    let open = metrics.open_connection(Direction::Inbound, Security::MutualTls);
+    let reason = tokio::select! {
+        ended = pump(application, stream, &pod.inbound) => ended.reason(),
+        // The pump is dropped: both sides see a reset.
+        () = session.forbidden() => POLICY_CHANGED,
+    };
+    open.end(reason);
+}
+
+/// A stream that may be answered with 200.
+struct Admitted {
+    application: AppSocket,
+    destination: SocketAddr,
+    /// The view by which policy allowed it.
+    judged: Arc<Directory>,
+}
+
+/// Checks a request and connects to the application; a refusal comes with its name in metrics.
+async fn admit(
+    pod: &Arc<Pod>,
+    end: &TunnelEnd,
+    incoming: &IncomingStream,
+) -> Result<Admitted, (Refusal, &'static str)> {
+    let began = Instant::now();
+    let directory = pod.plane.directory.snapshot();
+    let (workload, destination) = destination(pod, &directory, end.local, incoming)?;
+    let connection = Connection {
+        peer: Some(&end.proven.id),
+        source: end.peer.ip(),
+        destination,
+    };
+    if let Verdict::Denied { by } = authorize(&directory, workload, &connection) {
+        tracing::info!(pod = %pod.descriptor.name, peer = %end.proven.id, %destination, ?by, "policy refuses a connection");
+        return Err((Refusal::Denied, DENIED));
+    }
+    // The port of the application itself, if its proxy tells it; its address must be the proven tunnel's.
+    let client = forwarded_client(incoming.headers())
+        .filter(|client| client.ip() == end.peer.ip())
+        .unwrap_or(end.peer);
+    let application = application::connect(pod, destination, client)
+        .await
+        .map_err(|error| {
+            application::log_failure(pod, &error);
+            (Refusal::Unavailable, error.reason())
+        })?;
+    pod.plane
+        .metrics
+        .observe_connect(Direction::Inbound, began.elapsed().as_secs_f64());
+    Ok(Admitted {
+        application,
+        destination,
+        judged: directory,
+    })
+}
+
+/// Whom the request addresses: this pod's workload, and the address of its application.
+fn destination<'a>(
+    pod: &Pod,
+    directory: &'a Directory,
+    local: IpAddr,
+    incoming: &IncomingStream,
+) -> Result<(&'a Workload, SocketAddr), (Refusal, &'static str)> {
+    let text = incoming
+        .connect_authority()
+        .ok_or((Refusal::BadRequest, "bad_method"))?;
+    let authority = parse_authority(text).ok_or((Refusal::BadRequest, "bad_authority"))?;
+    let workload = directory
+        .workload_at(local)
+        .filter(|workload| pod.is_workload(workload))
+        .ok_or((Refusal::Unavailable, "unknown_workload"))?;
+    let address = match authority {
+        Authority::Address(address) if address.ip() == local => address,
+        Authority::Address(_) => return Err((Refusal::BadRequest, "wrong_destination")),
+        Authority::Host(host, port) => service_address(directory, workload, local, &host, port)
+            .ok_or((Refusal::Unavailable, "unknown_service"))?,
+    };
+    if pod.plane.settings.ports.is_ours(address.port()) {
+        return Err((Refusal::BadRequest, "recursive"));
+    }
+    Ok((workload, address))
+}
+
+/// Where the workload serves `port` of the service `host`; the service of its own namespace wins.
+fn service_address(
+    directory: &Directory,
+    workload: &Workload,
+    local: IpAddr,
+    host: &str,
+    port: u16,
+) -> Option<SocketAddr> {
+    let own = NamespacedName::new(workload.namespace.clone(), host);
+    let key = if workload.services.contains_key(&own) {
+        own
+    } else {
+        workload
+            .services
+            .keys()
+            .find(|key| key.name == host)?
+            .clone()
+    };
+    let service_port = directory
+        .service(&key)?
+        .ports
+        .iter()
+        .find(|p| p.port == port)?;
+    workload
+        .serving_addresses(&key, port, service_port.target_port)
+        .find(|address| address.ip() == local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection costs its future for as long as it lives.
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        fn size<A, B, C, F>(_carry: impl FnOnce(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(carry);
+        assert!(size <= 1024, "{size} bytes");
+    }
+}

@@ -1,0 +1,146 @@
+//! The door for plaintext: port 15006, to which the kernel steers what comes from outside the mesh.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tulle_model::Directory;
+use tulle_policy::{Connection, Verdict, authorize};
+
+use super::{DENIED, POLICY_CHANGED, application};
+use crate::{
+    plane::{Direction, InboundMode, Security},
+    pod::{ConnectionLimit, Pod, accept_all},
+    pump::{AppSocket, relay},
+};
+
+/// Takes steered connections until the drain begins.
+pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
+    let limit = ConnectionLimit::new(pod.plane.settings.connections_per_pod_max);
+    accept_all(&pod, &listener, Direction::Inbound, |stream, client| {
+        let Some(permit) = limit.take() else {
+            pod.plane
+                .metrics
+                .count_failed(Direction::Inbound, "connection_limit");
+            return;
+        };
+        let Ok(local) = stream.local_addr() else {
+            return;
+        };
+        let destination = pod.plane.kernel.inbound_destination(local);
+        let connection_pod = Arc::clone(&pod);
+        pod.tasks.spawn(async move {
+            let _permit = permit;
+            carry(&connection_pod, stream, client, destination).await;
+        });
+    })
+    .await;
+}
+
+/// One connection from its first to its last byte. Whatever refuses it resets it.
+async fn carry(pod: &Arc<Pod>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) {
+    let metrics = &pod.plane.metrics;
+    let downstream = AppSocket::new(stream);
+    let judged = pod.plane.directory.snapshot();
+    let application = match Box::pin(admit(pod, &judged, client, destination)).await {
+        Ok(application) => application,
+        Err(reason) => {
+            metrics.count_failed(Direction::Inbound, reason);
+            return;
+        }
+    };
+    if is_of_node(pod, client) {
+        let open = metrics.open_connection(Direction::Inbound, Security::Plaintext);
+        open.end(relay(application, downstream, &pod.inbound).await.reason());
+        return;
+    }
+    let session = pod.sessions.open(None, client.ip(), destination);
+    if !session.is_still_allowed(pod, &judged) {
+        metrics.count_failed(Direction::Inbound, DENIED);
+        return;
+    }
+    drop(judged);
+    let open = metrics.open_connection(Direction::Inbound, Security::Plaintext);
+    let reason = tokio::select! {
+        ended = relay(application, downstream, &pod.inbound) => ended.reason(),
+        // The relay is dropped: both sides see a reset.
+        () = session.forbidden() => POLICY_CHANGED,
+    };
+    open.end(reason);
+}
+
+async fn admit(
+    pod: &Arc<Pod>,
+    directory: &Directory,
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> Result<AppSocket, &'static str> {
+    let began = Instant::now();
+    check(pod, directory, client, destination)?;
+    let application = application::connect(pod, destination, client)
+        .await
+        .map_err(|error| {
+            application::log_failure(pod, &error);
+            error.reason()
+        })?;
+    pod.plane
+        .metrics
+        .observe_connect(Direction::Inbound, began.elapsed().as_secs_f64());
+    Ok(application)
+}
+
+fn check(
+    pod: &Pod,
+    directory: &Directory,
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> Result<(), &'static str> {
+    let settings = &pod.plane.settings;
+    if settings.ports.is_ours(destination.port()) {
+        return Err("recursive");
+    }
+    if !pod.descriptor.addresses.contains(&destination.ip()) {
+        return Err("wrong_destination");
+    }
+    if is_of_node(pod, client) {
+        return Ok(());
+    }
+    if settings.inbound_mode == InboundMode::Strict {
+        return Err("strict");
+    }
+    let workload = directory
+        .workload_at(destination.ip())
+        .filter(|workload| pod.is_workload(workload))
+        .ok_or("unknown_workload")?;
+    let connection = Connection {
+        peer: None,
+        source: client.ip(),
+        destination,
+    };
+    match authorize(directory, workload, &connection) {
+        Verdict::Allowed { .. } => Ok(()),
+        Verdict::Denied { by } => {
+            tracing::info!(pod = %pod.descriptor.name, %client, %destination, ?by, "policy refuses a plaintext connection");
+            Err(DENIED)
+        }
+    }
+}
+
+/// The node's health probes decide whether the pod lives at all; neither mode nor policy speaks of them.
+fn is_of_node(pod: &Pod, client: SocketAddr) -> bool {
+    pod.plane.settings.host_addresses.contains(&client.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection costs its future for as long as it lives.
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        fn size<A, B, C, D, F>(_carry: impl FnOnce(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(carry);
+        assert!(size <= 1024, "{size} bytes");
+    }
+}

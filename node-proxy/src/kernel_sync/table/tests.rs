@@ -1,0 +1,428 @@
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use proptest::prelude::*;
+use tulle_datapath::{KernelTable, Path};
+use tulle_model::{
+    Affinity, Authorization, AuthorizationAction, AuthorizationScope, Change, Directory, Health,
+    PortMapping, Protocol, ServicePort, TunnelProtocol, WorkloadUid,
+};
+
+use super::{NodeView, TableCache, kernel_table};
+use crate::{
+    config::SameNode,
+    kernel_sync::Touched,
+    plane::InboundMode,
+    testing::{Fixture, pod, service, serving},
+};
+
+fn node() -> NodeView {
+    NodeView {
+        cluster: "koornacht".parse().unwrap(),
+        node: "koornacht-worker".to_owned(),
+        same_node: SameNode::Direct,
+        inbound: InboundMode::Permissive,
+    }
+}
+
+fn captured(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    addresses.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// The table as text: `vip/protocol -> backend path, …` and `address path`.
+fn lines(table: &KernelTable) -> Vec<String> {
+    let frontends = table.frontends.iter().map(|frontend| {
+        let backends: Vec<String> = frontend
+            .backends
+            .iter()
+            .map(|b| format!("{} {:?}", b.address, b.path))
+            .collect();
+        format!("{} -> {}", frontend.address, backends.join(", "))
+    });
+    let routes = table
+        .workloads
+        .iter()
+        .map(|route| format!("{} {:?}", route.address, route.path));
+    frontends.chain(routes).collect()
+}
+
+fn check(mesh: &Fixture, node: &NodeView, local: &[&str], expected: &[&str]) {
+    assert_eq!(
+        lines(&kernel_table(&mesh.directory(), node, &captured(local))),
+        expected
+    );
+}
+
+fn policy(scope: AuthorizationScope, namespace: &str) -> Change {
+    Change::Policy(Arc::new(Authorization {
+        name: "p".to_owned(),
+        namespace: namespace.to_owned(),
+        scope,
+        action: AuthorizationAction::Allow,
+        rules: Vec::new(),
+        dry_run: false,
+    }))
+}
+
+#[test]
+fn each_backend_has_its_way() {
+    let mut mesh = Fixture::default();
+    let rebel = service("default", "rebel-base", &["172.20.1.7"]);
+    let key = rebel.key();
+    mesh.add_service(rebel);
+    mesh.add_pod(serving(
+        pod("koornacht", "default", "here", &["10.1.1.5"]),
+        &key,
+    ));
+    mesh.add_pod(serving(
+        pod("koornacht", "default", "here-uncaptured", &["10.1.1.6"]),
+        &key,
+    ));
+    mesh.add_pod(serving(pod("tion", "default", "far", &["10.2.1.5"]), &key));
+    let mut outside = serving(pod("koornacht", "default", "outside", &["10.1.1.7"]), &key);
+    outside.tunnel_protocol = TunnelProtocol::None;
+    mesh.add_pod(outside);
+    check(
+        &mesh,
+        &node(),
+        &["10.1.1.5"],
+        &[
+            "172.20.1.7:80/TCP -> 10.1.1.5:8080 Direct, 10.1.1.6:8080 Proxy, 10.1.1.7:8080 Plain, 10.2.1.5:8080 Proxy",
+            "10.1.1.5 Direct",
+            "10.1.1.6 Proxy",
+            "10.2.1.5 Proxy",
+        ],
+    );
+}
+
+#[test]
+fn direct_needs_everybodys_consent() {
+    let mut mesh = Fixture::default();
+    mesh.add_pod(pod(
+        "koornacht",
+        "default",
+        "here",
+        &["10.1.1.5", "fd00:10:1::5"],
+    ));
+    let both = ["10.1.1.5", "fd00:10:1::5"];
+    let way = |mesh: &Directory, node: &NodeView, local: &[&str]| {
+        kernel_table(mesh, node, &captured(local)).workloads[0].path
+    };
+    let directory = mesh.directory();
+    assert_eq!(way(&directory, &node(), &both), Path::Direct);
+    assert_eq!(
+        way(&directory, &node(), &both[..1]),
+        Path::Proxy,
+        "one address is not captured"
+    );
+    let with = |change: fn(&mut NodeView)| {
+        let mut node = node();
+        change(&mut node);
+        way(&directory, &node, &both)
+    };
+    assert_eq!(with(|node| node.same_node = SameNode::Mtls), Path::Proxy);
+    assert_eq!(with(|node| node.inbound = InboundMode::Strict), Path::Proxy);
+    assert_eq!(
+        with(|node| node.node = "koornacht-worker2".to_owned()),
+        Path::Proxy
+    );
+    assert_eq!(
+        with(|node| node.cluster = "tion".parse().unwrap()),
+        Path::Proxy
+    );
+    let under = |change: Change| {
+        let mut directory = directory.clone();
+        directory.apply(change);
+        way(&directory, &node(), &both)
+    };
+    assert_eq!(
+        under(policy(AuthorizationScope::Global, "root")),
+        Path::Proxy
+    );
+    assert_eq!(
+        under(policy(AuthorizationScope::Namespace, "default")),
+        Path::Proxy
+    );
+    assert_eq!(
+        under(policy(AuthorizationScope::Namespace, "other")),
+        Path::Direct
+    );
+    assert_eq!(
+        under(policy(AuthorizationScope::WorkloadSelector, "default")),
+        Path::Direct
+    );
+    // Named by the workload, also when the policy itself has not arrived.
+    let mut selected = pod("koornacht", "default", "here", &both);
+    selected.authorization_policies = vec!["default/late".to_owned()];
+    assert_eq!(under(Change::Workload(Arc::new(selected))), Path::Proxy);
+}
+
+#[test]
+fn families_ports_and_protocols_stay_apart() {
+    let mut mesh = Fixture::default();
+    let mut dual = service("default", "dual", &["172.20.1.9", "fd00:20:1::9"]);
+    dual.ports.push(ServicePort {
+        name: "dns".to_owned(),
+        port: 53,
+        target_port: 0,
+        protocol: Protocol::Udp,
+        app_protocol: tulle_model::AppProtocol::Unknown,
+    });
+    let key = dual.key();
+    mesh.add_service(dual);
+    let mut both = serving(
+        pod("koornacht", "default", "a", &["10.1.1.5", "fd00:10:1::5"]),
+        &key,
+    );
+    let named = PortMapping {
+        service_port: 53,
+        target_port: 5353,
+    };
+    both.services.get_mut(&key).unwrap().push(named);
+    mesh.add_pod(both);
+    mesh.add_pod(serving(
+        pod("koornacht", "default", "b", &["10.1.1.6"]),
+        &key,
+    ));
+    check(
+        &mesh,
+        &node(),
+        &[],
+        &[
+            "172.20.1.9:53/UDP -> 10.1.1.5:5353 Plain",
+            "172.20.1.9:80/TCP -> 10.1.1.5:8080 Proxy, 10.1.1.6:8080 Proxy",
+            "[fd00:20:1::9]:53/UDP -> [fd00:10:1::5]:5353 Plain",
+            "[fd00:20:1::9]:80/TCP -> [fd00:10:1::5]:8080 Proxy",
+            "10.1.1.5 Proxy",
+            "10.1.1.6 Proxy",
+            "fd00:10:1::5 Proxy",
+        ],
+    );
+}
+
+#[test]
+fn a_service_without_endpoints_is_known_and_empty() {
+    let mut mesh = Fixture::default();
+    let lonely = service("default", "lonely", &["172.20.1.9"]);
+    let key = lonely.key();
+    mesh.add_service(lonely);
+    mesh.add_service(service("default", "headless", &[]));
+    let mut sick = serving(pod("koornacht", "default", "sick", &["10.1.1.5"]), &key);
+    sick.health = Health::Unhealthy;
+    mesh.add_pod(sick);
+    check(
+        &mesh,
+        &node(),
+        &[],
+        &["172.20.1.9:80/TCP -> ", "10.1.1.5 Proxy"],
+    );
+}
+
+#[test]
+fn an_endpoint_of_the_other_family_does_not_stand_for_its_cluster() {
+    let mut mesh = Fixture::default();
+    let mut near = service("default", "near", &["172.20.1.9"]);
+    near.sharing.global = true;
+    near.sharing.affinity = Affinity::Local;
+    let key = near.key();
+    mesh.add_service(near);
+    mesh.add_pod(serving(
+        pod("koornacht", "default", "v6", &["fd00:10:1::5"]),
+        &key,
+    ));
+    mesh.add_pod(serving(pod("tion", "default", "v4", &["10.2.1.5"]), &key));
+    let table = kernel_table(&mesh.directory(), &node(), &BTreeSet::new());
+    assert_eq!(lines(&table)[0], "172.20.1.9:80/TCP -> 10.2.1.5:8080 Proxy");
+}
+
+#[test]
+fn an_address_of_two_services_goes_to_the_first_by_name() {
+    let mut mesh = Fixture::default();
+    mesh.add_service(service("b", "late", &["172.20.1.9"]));
+    let first = service("a", "first", &["172.20.1.9"]);
+    let key = first.key();
+    mesh.add_service(first);
+    mesh.add_pod(serving(pod("tion", "a", "p", &["10.2.1.5"]), &key));
+    let mut cache = TableCache::default();
+    let all = Touched {
+        everything: true,
+        ..Touched::default()
+    };
+    cache.update(&mesh.directory(), &node(), BTreeSet::new(), &all);
+    let (table, conflicts) = cache.table();
+    assert_eq!(conflicts, 1);
+    assert_eq!(table.frontends.len(), 1);
+    assert_eq!(table.frontends[0].backends.len(), 1);
+}
+
+#[test]
+fn the_nodes_own_address_is_no_pods() {
+    let mut mesh = Fixture::default();
+    let mut host = pod("koornacht", "kube-system", "agent", &["172.18.1.11"]);
+    host.host_network = true;
+    mesh.add_pod(host);
+    check(&mesh, &node(), &[], &[]);
+}
+
+/// One step of a history.
+#[derive(Debug, Clone)]
+enum Step {
+    PutService {
+        number: u8,
+        headless: bool,
+        affinity: u8,
+    },
+    PutPod {
+        number: u8,
+        services: u8,
+        sick: bool,
+        demoted: bool,
+        cluster: u8,
+        selected: bool,
+    },
+    DropService(u8),
+    DropPod(u8),
+    PutPolicy {
+        everywhere: bool,
+    },
+    DropPolicy,
+    Capture(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0..4_u8, any::<bool>(), 0..4_u8).prop_map(|(number, headless, affinity)| {
+            Step::PutService {
+                number,
+                headless,
+                affinity,
+            }
+        }),
+        (
+            0..6_u8,
+            0..16_u8,
+            any::<bool>(),
+            any::<bool>(),
+            0..2_u8,
+            any::<bool>()
+        )
+            .prop_map(|(number, services, sick, demoted, cluster, selected)| {
+                Step::PutPod {
+                    number,
+                    services,
+                    sick,
+                    demoted,
+                    cluster,
+                    selected,
+                }
+            }),
+        (0..4_u8).prop_map(Step::DropService),
+        (0..6_u8).prop_map(Step::DropPod),
+        any::<bool>().prop_map(|everywhere| Step::PutPolicy { everywhere }),
+        Just(Step::DropPolicy),
+        any::<u8>().prop_map(Step::Capture),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+fn test_service(number: u8) -> tulle_model::Service {
+    service(
+        "default",
+        &format!("s{number}"),
+        &[&format!("172.20.1.{number}")],
+    )
+}
+
+fn change_of(step: &Step) -> Option<Change> {
+    Some(match *step {
+        Step::PutService {
+            number,
+            headless,
+            affinity,
+        } => {
+            let mut service = test_service(number);
+            if headless {
+                service.addresses.clear();
+            }
+            let affinities = [
+                Affinity::None,
+                Affinity::Local,
+                Affinity::Remote,
+                Affinity::LocalNode,
+            ];
+            service.sharing.affinity = affinities[usize::from(affinity)];
+            Change::Service(Arc::new(service))
+        }
+        Step::PutPod {
+            number,
+            services,
+            sick,
+            demoted,
+            cluster,
+            selected,
+        } => {
+            let cluster = ["koornacht", "tion"][usize::from(cluster)];
+            // Two pods share each address, as when a pod is replaced.
+            let mut workload = pod(
+                cluster,
+                "default",
+                &format!("p{number}"),
+                &[&format!("10.1.1.{}", number / 2)],
+            );
+            for service in (0..4).filter(|bit| services & (1 << bit) != 0) {
+                workload = serving(workload, &test_service(service).key());
+            }
+            workload.health = if sick {
+                Health::Unhealthy
+            } else {
+                Health::Healthy
+            };
+            workload.demoted = demoted;
+            if selected {
+                workload.authorization_policies.push("default/x".to_owned());
+            }
+            Change::Workload(Arc::new(workload))
+        }
+        Step::DropService(number) => Change::ServiceGone(test_service(number).key()),
+        Step::DropPod(number) => {
+            let cluster = "koornacht".parse().unwrap();
+            Change::WorkloadGone(WorkloadUid::of_pod(
+                &cluster,
+                "default",
+                &format!("p{number}"),
+            ))
+        }
+        Step::PutPolicy { everywhere: true } => policy(AuthorizationScope::Global, "default"),
+        Step::PutPolicy { everywhere: false } => policy(AuthorizationScope::Namespace, "default"),
+        Step::DropPolicy => Change::PolicyGone("default/p".parse().unwrap()),
+        Step::Capture(_) => return None,
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_kept_table_equals_a_new_one(steps in steps()) {
+        let mut directory = Directory::default();
+        let mut local = BTreeSet::new();
+        let mut kept = TableCache::default();
+        let everything = Touched { everything: true, ..Touched::default() };
+        kept.update(&directory, &node(), local.clone(), &everything);
+        for step in &steps {
+            let mut touched = Touched::default();
+            match change_of(step) {
+                Some(change) => {
+                    touched.note(&directory, &change);
+                    directory.apply(change);
+                }
+                None => {
+                    let Step::Capture(mask) = step else { unreachable!() };
+                    local = (0..3).filter(|bit| mask & (1 << bit) != 0)
+                        .map(|n| format!("10.1.1.{n}").parse().unwrap()).collect();
+                }
+            }
+            kept.update(&directory, &node(), local.clone(), &touched);
+            let mut new = TableCache::default();
+            new.update(&directory, &node(), local.clone(), &everything);
+            prop_assert_eq!(&kept, &new, "after {:?}", step);
+        }
+    }
+}

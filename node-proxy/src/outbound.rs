@@ -1,0 +1,224 @@
+//! Connections that the pod's applications open: where each goes, and over what.
+//!
+//! Decides the endpoint (the kernel's choice first, others of the same service while no byte was sent), and whether a tunnel or
+//! plain TCP leads there. It does not decide whether the peer lets the connection in, and it never falls back from a tunnel
+//! to plaintext.
+
+mod candidates;
+mod ejections;
+mod error;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::net::{TcpListener, TcpStream};
+use tulle_datapath::OriginalDestination;
+use tulle_model::{Directory, SpiffeId, TunnelProtocol};
+
+pub(crate) use ejections::Ejections;
+
+use crate::{
+    plane::{Direction, Security, TunnelSide},
+    pod::{ConnectionLimit, Pod, accept_all},
+    pump::{AppSocket, pump, relay},
+    tunnel::{ConnectHeaders, PoolKey, TunnelStream},
+};
+use candidates::{Candidate, Candidates};
+use error::OutboundError;
+
+/// Takes captured connections until the drain begins.
+pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
+    let limit = ConnectionLimit::new(pod.plane.settings.connections_per_pod_max);
+    accept_all(
+        &pod,
+        &listener,
+        Direction::Outbound,
+        |stream, downstream| {
+            let Some(permit) = limit.take() else {
+                pod.plane
+                    .metrics
+                    .count_failed(Direction::Outbound, "connection_limit");
+                return;
+            };
+            let connection_pod = Arc::clone(&pod);
+            pod.tasks.spawn(async move {
+                let _permit = permit;
+                carry(&connection_pod, stream, downstream).await;
+            });
+        },
+    )
+    .await;
+}
+
+/// One connection from its first to its last byte. Whatever fails before the first byte resets it.
+async fn carry(pod: &Arc<Pod>, stream: TcpStream, downstream: SocketAddr) {
+    let metrics = &pod.plane.metrics;
+    let application = AppSocket::new(stream);
+    // Boxed: what is needed only until bytes flow must not live as long as the connection.
+    let upstream = match Box::pin(reach_unless_broken(pod, &application, downstream)).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            tracing::debug!(
+                pod = %pod.descriptor.name,
+                error = &error as &dyn std::error::Error,
+                "an outbound connection failed"
+            );
+            metrics.count_failed(Direction::Outbound, error.reason());
+            return;
+        }
+    };
+    match upstream {
+        Upstream::Tunnel(stream) => {
+            let open = metrics.open_connection(Direction::Outbound, Security::MutualTls);
+            let _counted = metrics.stream_guard(TunnelSide::Client);
+            open.end(pump(application, stream, &pod.outbound).await.reason());
+        }
+        Upstream::Plain(other) => {
+            let open = metrics.open_connection(Direction::Outbound, Security::Plaintext);
+            open.end(relay(application, other, &pod.outbound).await.reason());
+        }
+    }
+}
+
+enum Upstream {
+    Tunnel(TunnelStream),
+    Plain(AppSocket),
+}
+
+async fn reach_unless_broken(
+    pod: &Arc<Pod>,
+    application: &AppSocket,
+    downstream: SocketAddr,
+) -> Result<Upstream, OutboundError> {
+    let began = Instant::now();
+    let original = pod
+        .plane
+        .kernel
+        .original_destination(pod.namespace.cookie(), downstream)
+        .ok_or(OutboundError::UnknownDestination { downstream })?;
+    let mut reaching = pin!(reach(pod, original, downstream));
+    let upstream = tokio::select! {
+        // Both arms are cancel-safe: dropping `reach` at most leaves a tunnel for the next connection.
+        result = &mut reaching => result?,
+        // Bytes sent before a reset are the peer's to see, as they would be without a mesh.
+        () = application.broken() => match application.has_unread() {
+            true => reaching.await?,
+            false => return Err(OutboundError::DownstreamGone),
+        },
+    };
+    pod.plane
+        .metrics
+        .observe_connect(Direction::Outbound, began.elapsed().as_secs_f64());
+    Ok(upstream)
+}
+
+/// Connects to the endpoint that the kernel chose, or to another of the same service when that one cannot be reached.
+async fn reach(
+    pod: &Arc<Pod>,
+    original: OriginalDestination,
+    downstream: SocketAddr,
+) -> Result<Upstream, OutboundError> {
+    let plane = &pod.plane;
+    let directory = plane.directory.snapshot();
+    let mut candidates = Candidates::new(pod, &directory, original);
+    let mut failure = None;
+    for attempt in 0..plane.settings.connect_attempts_max.max(1) {
+        let Some(candidate) = candidates.next(&plane.shared.ejections) else {
+            break;
+        };
+        if attempt > 0 {
+            plane.metrics.connect_retries.inc();
+        }
+        match connect(pod, &directory, &candidate, downstream).await {
+            Ok(upstream) => {
+                plane.shared.ejections.forgive(candidate.address.ip());
+                return Ok(upstream);
+            }
+            Err(error) => {
+                if error.is_unreachable() {
+                    let time = plane.settings.ejection_time;
+                    plane.shared.ejections.eject(candidate.address.ip(), time);
+                }
+                if !error.may_retry() {
+                    return Err(error);
+                }
+                failure = Some(error);
+            }
+        }
+    }
+    Err(failure.unwrap_or(OutboundError::NoEndpoint {
+        requested: original.requested,
+    }))
+}
+
+async fn connect(
+    pod: &Arc<Pod>,
+    directory: &Directory,
+    candidate: &Candidate,
+    downstream: SocketAddr,
+) -> Result<Upstream, OutboundError> {
+    let address = candidate.address;
+    let workload = directory
+        .workload_at(address.ip())
+        .ok_or(OutboundError::UnknownWorkload {
+            address: address.ip(),
+        })?;
+    match workload.tunnel_protocol {
+        TunnelProtocol::None => {
+            let stream = pod.dialer.connect_plain(address).await?;
+            Ok(Upstream::Plain(AppSocket::new(stream)))
+        }
+        TunnelProtocol::Hbone => {
+            let mut expected: Vec<SpiffeId> = vec![workload.identity()];
+            let extra = candidate.service.iter().flat_map(|s| &s.subject_alt_names);
+            expected.extend(extra.filter_map(|name| name.parse::<SpiffeId>().ok()));
+            expected.sort_unstable();
+            expected.dedup();
+            let key = PoolKey {
+                destination: SocketAddr::new(address.ip(), pod.plane.settings.peer_hbone_port),
+                expected: expected.into(),
+            };
+            let headers = ConnectHeaders {
+                authority: address.to_string(),
+                client: SocketAddr::new(source_ip(pod, address.ip()), downstream.port()),
+                service: candidate.service.as_ref().map(|s| s.hostname.clone()),
+                baggage: pod.baggage(directory),
+                trace: (rand::random(), rand::random()),
+            };
+            let svid = pod.svid().await?;
+            let stream = pod.pool.open_stream(&key, &svid, &headers).await?;
+            Ok(Upstream::Tunnel(stream))
+        }
+    }
+}
+
+/// The pod's address in the family of `destination`: the application's own end, which it reached by loopback.
+fn source_ip(pod: &Pod, destination: IpAddr) -> IpAddr {
+    let addresses = &pod.descriptor.addresses;
+    let same_family = addresses
+        .iter()
+        .find(|ip| ip.is_ipv4() == destination.is_ipv4());
+    same_family
+        .or(addresses.first())
+        .copied()
+        .unwrap_or(destination)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection costs its future for as long as it lives.
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        fn size<A, B, C, F>(_carry: impl FnOnce(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(carry);
+        assert!(size <= 1024, "{size} bytes");
+    }
+}

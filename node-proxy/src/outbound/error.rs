@@ -1,0 +1,53 @@
+//! Why an outbound connection never began.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::tunnel::OpenTunnelError;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OutboundError {
+    /// Somebody connected to the capture port directly, or the kernel's record is gone.
+    #[error("the kernel knows no destination for the connection from {downstream}")]
+    UnknownDestination { downstream: SocketAddr },
+    /// The application gave up first.
+    #[error("the application closed the connection before it was established")]
+    DownstreamGone,
+    /// The service has nobody left to try.
+    #[error("{requested} has no endpoint that can be tried")]
+    NoEndpoint { requested: SocketAddr },
+    /// The endpoint left the mesh's view after the kernel chose it; it may be anybody now, so nothing is sent there.
+    #[error("no workload of the mesh has the address {address}")]
+    UnknownWorkload { address: IpAddr },
+    /// The endpoint cannot be reached.
+    #[error(transparent)]
+    Open(#[from] OpenTunnelError),
+}
+
+impl OutboundError {
+    /// The name in metrics: a closed set.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            OutboundError::UnknownDestination { .. } => "unknown_destination",
+            OutboundError::DownstreamGone => "downstream_gone",
+            OutboundError::NoEndpoint { .. } => "no_endpoint",
+            OutboundError::UnknownWorkload { .. } => "unknown_workload",
+            OutboundError::Open(error) => error.reason(),
+        }
+    }
+
+    /// Whether another endpoint may do better.
+    pub(super) fn may_retry(&self) -> bool {
+        match self {
+            OutboundError::UnknownWorkload { .. } => true,
+            OutboundError::Open(error) => error.may_retry(),
+            OutboundError::UnknownDestination { .. }
+            | OutboundError::DownstreamGone
+            | OutboundError::NoEndpoint { .. } => false,
+        }
+    }
+
+    /// Whether the endpoint should be tried last by the next connections.
+    pub(super) fn is_unreachable(&self) -> bool {
+        matches!(self, OutboundError::Open(error) if error.is_unreachable())
+    }
+}

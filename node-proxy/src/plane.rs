@@ -1,0 +1,52 @@
+//! What every connection of every pod shares: the view of the mesh, identities, the kernel, limits, metrics.
+//!
+//! A context, not an actor: nothing here moves a byte or decides about a connection.
+
+mod kernel;
+mod metrics;
+mod settings;
+mod tasks;
+
+use std::sync::Arc;
+
+use tulle_identity::{MeshTls, SvidManager};
+use tulle_model::{ClusterName, Directory, TrustDomain};
+
+pub use kernel::Kernel;
+pub use metrics::{ByteFlow, Direction, PlaneMetrics, Security, TunnelSide};
+pub use settings::{InboundMode, PlaneSettings, Ports};
+pub(crate) use tasks::Tasks;
+
+use crate::{outbound::Ejections, published::Published, pump::BufferPool, tunnel::HeldBytes};
+
+/// The shared context of the data plane.
+pub struct Plane {
+    /// The mesh as this node knows it.
+    pub directory: Published<Directory>,
+    /// The certificates of this node's workloads.
+    pub svids: Arc<SvidManager>,
+    /// Handshakes of the mesh.
+    pub tls: Arc<MeshTls>,
+    /// The kernel's side.
+    pub kernel: Arc<dyn Kernel>,
+    /// Limits, ports, modes.
+    pub settings: PlaneSettings,
+    /// What is counted.
+    pub metrics: Arc<PlaneMetrics>,
+    /// The name of this node.
+    pub node: String,
+    /// The cluster of this node.
+    pub cluster: ClusterName,
+    /// The trust domain of this cluster.
+    pub trust_domain: TrustDomain,
+    /// What the connections of all pods share beside this; `Default::default()` at start.
+    pub shared: SharedState,
+}
+
+/// State that the data plane keeps for all pods together.
+#[derive(Debug, Default)]
+pub struct SharedState {
+    pub(crate) buffers: Arc<BufferPool>,
+    pub(crate) ejections: Ejections,
+    pub(crate) held: Arc<HeldBytes>,
+}

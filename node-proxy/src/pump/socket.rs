@@ -1,0 +1,156 @@
+//! An application's socket, with the endings that applications must be shown.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    net::Shutdown,
+    os::fd::AsFd,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    net::RecvFlags,
+};
+use socket2::SockRef;
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::netns::sys;
+
+/// The proxy's socket to an application.
+///
+/// **Invariant:** closing it resets the connection, unless [`AppSocket::finish`] was called: the socket has a linger time of zero
+/// from its first moment (test `a_dropped_connection_is_reset`).
+#[derive(Debug)]
+pub struct AppSocket {
+    stream: TcpStream,
+}
+
+/// Why filling a buffer stopped.
+#[derive(Debug)]
+pub(super) enum FillEnd {
+    /// There is no more at the moment.
+    Empty,
+    /// The buffer is full.
+    Full,
+    /// The application finished.
+    Finished,
+    /// The application reset, or its side broke.
+    Broken,
+}
+
+impl AppSocket {
+    /// Takes over a socket made for [`SocketPurpose::Application`](crate::netns::SocketPurpose), or accepted from such a listener.
+    pub fn new(stream: TcpStream) -> Self {
+        AppSocket { stream }
+    }
+
+    /// Resolves when the connection is broken (a reset, a timeout), never for a clean end.
+    pub async fn broken(&self) {
+        // An error of the readiness itself means that the runtime shuts down; the connection ends with it.
+        let _ready = self.stream.ready(Interest::ERROR).await;
+    }
+
+    /// Whether the application sent bytes that were not read yet. On a broken connection the answer may take the error away, so only
+    /// a "yes" leaves the socket fit for use.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(
+            rustix::net::recv(&self.stream, &mut byte, flags),
+            Ok((1.., _))
+        )
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
+    }
+
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_write_ready(cx)
+    }
+
+    /// Reads until the buffer is full or the socket is empty. Never trusts a short read: a socket that the kernel joined to another
+    /// holds two queues, and a read may empty only the first.
+    pub(super) fn fill(&self, buffer: &mut [u8]) -> (usize, FillEnd) {
+        let mut filled = 0;
+        loop {
+            let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
+                return (filled, FillEnd::Full);
+            };
+            match self.stream.try_read(rest) {
+                Ok(0) => return (filled, FillEnd::Finished),
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return (filled, FillEnd::Empty),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return (filled, FillEnd::Broken),
+            }
+        }
+    }
+
+    /// Writes what fits.
+    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.stream.try_write_vectored(slices) {
+            // While the kernel takes the socket out of a join (the application's half-close), one write may fail although the
+            // connection is open for sending; the next goes by TCP.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe && self.is_open_for_sending() => {
+                self.stream.try_write_vectored(slices)
+            }
+            result => result,
+        }
+    }
+
+    /// Tells the application that no more bytes will come.
+    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+        match SockRef::from(&self.stream).shutdown(Shutdown::Write) {
+            // The application is gone already; reading will say how.
+            Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Closes a connection that ended well.
+    pub fn finish(self) {
+        // If this fails the application sees a reset after its last byte: strange, but nothing is lost.
+        if let Err(error) = SockRef::from(&self.stream).set_linger(None) {
+            tracing::debug!(%error, "a socket's linger time cannot be taken away");
+        }
+    }
+
+    /// Resets the connection once the application's kernel has everything that was written, or when `patience` ends.
+    pub async fn reset(self, patience: Duration) {
+        let end = Instant::now() + patience;
+        let mut pause = FLUSH_LOOK_FIRST;
+        // The kernel has no event for "all acknowledged"; the first look almost always finds it so.
+        while sys::unacknowledged_len(&self.stream).is_ok_and(|len| len > 0) {
+            if Instant::now() >= end {
+                break;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(FLUSH_LOOK_MAX);
+        }
+    }
+
+    /// Neither broken nor shut: the kernel says "hang-up" once a connection is closed both ways or aborted.
+    fn is_open_for_sending(&self) -> bool {
+        let descriptor = self.stream.as_fd();
+        let mut fds = [PollFd::new(&descriptor, PollFlags::OUT)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(_) => fds
+                .iter()
+                .all(|f| !f.revents().intersects(PollFlags::HUP | PollFlags::ERR)),
+            Err(_) => false,
+        }
+    }
+}
+
+const FLUSH_LOOK_FIRST: Duration = Duration::from_millis(1);
+const FLUSH_LOOK_MAX: Duration = Duration::from_millis(50);

@@ -1,0 +1,525 @@
+//! Wires the program: runtimes, tasks, signals, the order of start and end. No decision about traffic is made here.
+//!
+//! Three runtimes: the data plane has all cores; the control side (xDS, kernel tables, certificates) and the admin server have a
+//! thread each, so that neither a huge update nor a slow reader of the dump can hold up a connection.
+
+mod bundles;
+mod collectors;
+mod limits;
+mod memory;
+
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use prometheus_client::registry::Registry;
+use tokio::{
+    runtime::{self, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tulle_datapath::{CapturePorts, Datapath, DatapathSettings, OpenDatapathError};
+use tulle_identity::{
+    CaClient, CaClientConfig, MeshTls, OpenCaClientError, SVID_TTL_DEFAULT, SvidManager,
+    SvidManagerSettings,
+};
+use tulle_model::{Directory, SpiffeId};
+
+use crate::{
+    admin::{Admin, DumpSources, readiness::Readiness},
+    config::{Config, XdsAddress, own_cgroup},
+    dns::DnsContext,
+    kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
+    metrics::{ControlMetrics, ProcessCollector},
+    plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
+    pods::{self, PodKeeper, PodsView, ProxyRunner},
+    published::{Published, Publisher},
+    xds::{MtlsChannel, XdsClient, XdsSettings},
+};
+
+use bundles::BundleKeeper;
+use collectors::{CertificateCollector, KernelCollector};
+
+/// Runs the node proxy until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// Something that it cannot work without is missing.
+pub fn run(config: Config) -> Result<(), RunError> {
+    limits::raise_open_files();
+    check_cgroup(&config)?;
+    let admin_listener = TcpListener::bind(config.admin).map_err(|source| RunError::Admin {
+        address: config.admin,
+        source,
+    })?;
+    let datapath = Arc::new(Datapath::open(&datapath_settings(&config))?);
+    let data = runtime::Builder::new_multi_thread()
+        .thread_name("data-plane")
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let control = runtime::Builder::new_current_thread()
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let result = control.block_on(supervise(config, datapath, admin_listener, &data));
+    // What still runs had its time; what it holds is in the kernel's hands.
+    data.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    control.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    result
+}
+
+/// The kernel's side knows the proxy's own sockets by its cgroup: outside of it nothing would fail, but no application would
+/// see its true peer.
+fn check_cgroup(config: &Config) -> Result<(), RunError> {
+    match own_cgroup() {
+        Ok(own) if !own.starts_with(&config.proxy_cgroup) => Err(RunError::OutsideCgroup {
+            own,
+            expected: config.proxy_cgroup.clone(),
+        }),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the proxy's own cgroup is not known");
+            Ok(())
+        }
+    }
+}
+
+/// Starts everything in order, waits for the end, ends everything in order.
+async fn supervise(
+    config: Config,
+    datapath: Arc<Datapath>,
+    admin_listener: TcpListener,
+    data: &Runtime,
+) -> Result<(), RunError> {
+    // Before anything else: a signal that comes early must not end the process halfway.
+    let mut signals = Signals::new().map_err(RunError::Signal)?;
+    let stop = Stops::default();
+    let wired = wire(&config, datapath, &stop)?;
+    let admin = serve_admin(wired.admin, admin_listener, stop.everything.clone())?;
+    let mut control = JoinSet::new();
+    let mut tables = wired.kernel_sync.status.subscribe();
+    control.spawn(named(
+        "the xDS client",
+        wired.xds.run(stop.everything.clone()),
+    ));
+    control.spawn(named(
+        "the kernel's tables",
+        wired.kernel_sync.run(stop.tables.clone()),
+    ));
+    control.spawn(named(
+        "the trust bundles",
+        wired.bundles.run(stop.everything.clone()),
+    ));
+
+    // A pod that is captured before the kernel knows the mesh would speak plaintext to it.
+    let first_tables = tables.wait_for(|status| status.applied > 0);
+    // All arms are cancel-safe: a signal stays pending, a wait and a join lose nothing.
+    let mut outcome = tokio::select! {
+        _applied = first_tables => Ok(None),
+        () = signals.next() => Ok(Some(Ending::Signal)),
+        ended = control.join_next() => Err(unexpected(ended)),
+    };
+    let mut pods = JoinSet::new();
+    if let Ok(None) = outcome {
+        pods.spawn_on(wired.pods.run(stop.pods.clone()), data.handle());
+        memory::give_back();
+        tracing::info!("the mesh is known: capturing pods");
+        outcome = tokio::select! {
+            () = signals.next() => Ok(Some(Ending::Signal)),
+            ended = control.join_next() => Err(unexpected(ended)),
+            _ended = pods.join_next() => Err(RunError::TaskEnded { task: "the keeper of pods".to_owned() }),
+        };
+    }
+
+    tracing::info!(drain_timeout = ?config.drain_timeout, "ending: connections are drained");
+    stop.draining.cancel();
+    // The kernel keeps working from its last tables; pods that are being drained must not change them.
+    stop.tables.cancel();
+    stop.pods.cancel();
+    tokio::select! {
+        _all = pods.join_next() => {}
+        () = signals.next() => tracing::warn!("a second signal: ending at once"),
+    }
+    stop.everything.cancel();
+    let rest = async { while control.join_next().await.is_some() {} };
+    if timeout(SHUTDOWN_TIMEOUT, rest).await.is_err() {
+        tracing::warn!("the control side did not end in time");
+    }
+    drop(admin);
+    outcome.map(|_ending| ())
+}
+
+/// Why the process ends in good order.
+enum Ending {
+    Signal,
+}
+
+/// What ends when; each on its own.
+#[derive(Default)]
+struct Stops {
+    /// Readiness.
+    draining: CancellationToken,
+    /// Changes of the kernel's tables.
+    tables: CancellationToken,
+    /// Pods' proxies.
+    pods: CancellationToken,
+    /// The rest.
+    everything: CancellationToken,
+}
+
+/// All parts, made and connected, not yet running.
+struct Wired {
+    xds: XdsClient,
+    kernel_sync: KernelSync,
+    bundles: BundleKeeper,
+    pods: PodKeeper,
+    admin: Admin,
+}
+
+fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired, RunError> {
+    let node = NodeView {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        same_node: config.same_node,
+        inbound: config.inbound,
+    };
+    let identity = own_identity(config);
+    let mut registry = Registry::default();
+    let metrics = ControlMetrics::default();
+    metrics.register(&mut registry);
+    let plane_metrics = Arc::new(PlaneMetrics::register(&mut registry));
+    let svids = certificates(config, &identity)?;
+    let tls = Arc::new(MeshTls::new());
+    let touched = Arc::new(TouchLog::default());
+    let mut xds = xds_client(config, &identity, &svids, &touched, &metrics);
+    xds.load_saved();
+    let directory = xds.directory();
+    let pods_view = Publisher::new(adopt_pods(config, &datapath));
+    let kernel: Arc<dyn Kernel> = Arc::<Datapath>::clone(&datapath);
+    let plane = Arc::new(Plane {
+        directory: directory.clone(),
+        svids: Arc::clone(&svids),
+        tls: Arc::clone(&tls),
+        kernel: Arc::clone(&kernel),
+        settings: plane_settings(config),
+        metrics: plane_metrics,
+        node: config.node.clone(),
+        cluster: config.cluster.clone(),
+        trust_domain: config.trust_domain.clone(),
+        shared: SharedState::default(),
+    });
+    let kernel_sync = KernelSync {
+        directory: directory.clone(),
+        pods: pods_view.subscribe(),
+        touched: Arc::clone(&touched),
+        tables: datapath,
+        node: node.clone(),
+        metrics: Arc::clone(&metrics.kernel),
+        status: Publisher::new(KernelSyncStatus::default()),
+    };
+    registry.register_collector(Box::new(ProcessCollector::new(SystemTime::now())));
+    registry.register_collector(Box::new(KernelCollector::new(kernel)));
+    registry.register_collector(Box::new(CertificateCollector::new(Arc::clone(&svids))));
+    let dump = DumpSources {
+        node,
+        trust_domain: config.trust_domain.clone(),
+        directory: directory.clone(),
+        xds: xds.status(),
+        kernel: kernel_sync.status.subscribe(),
+        pods: pods_view.subscribe(),
+        svids: Arc::clone(&svids),
+        tls: Arc::clone(&tls),
+    };
+    let admin = admin(registry, dump, stop);
+    let bundles = BundleKeeper::new(
+        directory.clone(),
+        tls,
+        svids,
+        identity,
+        config.trust_domain.clone(),
+    );
+    let pods = pod_keeper(config, plane, &metrics, directory, touched, pods_view);
+    Ok(Wired {
+        xds,
+        kernel_sync,
+        bundles,
+        pods,
+        admin,
+    })
+}
+
+fn own_identity(config: &Config) -> SpiffeId {
+    SpiffeId {
+        trust_domain: config.trust_domain.clone(),
+        namespace: OWN_NAMESPACE.to_owned(),
+        service_account: "node-proxy".to_owned(),
+    }
+}
+
+/// What the xds-server must prove: the DNS name by which it is called, or, called by address, its identity.
+fn server_name(config: &Config) -> String {
+    let XdsAddress { host, .. } = &config.xds;
+    if host.parse::<IpAddr>().is_err() {
+        return host.clone();
+    }
+    let identity = SpiffeId {
+        trust_domain: config.trust_domain.clone(),
+        namespace: OWN_NAMESPACE.to_owned(),
+        service_account: "xds-server".to_owned(),
+    };
+    identity.to_string()
+}
+
+fn certificates(config: &Config, identity: &SpiffeId) -> Result<Arc<SvidManager>, RunError> {
+    let client = CaClient::new(CaClientConfig {
+        address: config.xds.url.clone(),
+        root_pem: config.xds_root_pem.clone(),
+        server_name: server_name(config),
+        token: config.token.clone(),
+        cluster: config.cluster.to_string(),
+        own_id: identity.clone(),
+        ttl: SVID_TTL_DEFAULT,
+    })?;
+    Ok(Arc::new(SvidManager::new(
+        Arc::new(client),
+        SvidManagerSettings::default(),
+    )))
+}
+
+fn xds_client(
+    config: &Config,
+    identity: &SpiffeId,
+    svids: &Arc<SvidManager>,
+    touched: &Arc<TouchLog>,
+    metrics: &ControlMetrics,
+) -> XdsClient {
+    let channel = MtlsChannel {
+        url: config.xds.url.clone(),
+        server_name: server_name(config),
+        root_pem: config.xds_root_pem.clone(),
+        svids: Arc::clone(svids),
+        identity: identity.clone(),
+    };
+    let settings = XdsSettings {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        trust_domain: config.trust_domain.clone(),
+        state: config.state.clone(),
+    };
+    XdsClient::new(
+        settings,
+        Arc::new(channel),
+        Arc::clone(touched),
+        Arc::clone(&metrics.xds),
+    )
+}
+
+fn plane_settings(config: &Config) -> PlaneSettings {
+    PlaneSettings {
+        inbound_mode: config.inbound,
+        host_addresses: config.host_addresses.clone(),
+        ..PlaneSettings::default()
+    }
+}
+
+fn datapath_settings(config: &Config) -> DatapathSettings {
+    let ports = Ports::default();
+    DatapathSettings {
+        pin_dir: config.pin_dir.clone(),
+        capture_cgroup: config.capture_cgroup.clone(),
+        proxy_cgroup: config.proxy_cgroup.clone(),
+        sockmap: config.sockmap,
+        dns_capture: true,
+        ports: CapturePorts {
+            outbound: ports.outbound,
+            inbound: ports.inbound,
+            tunnel: ports.hbone,
+            dns: ports.dns,
+        },
+    }
+}
+
+/// Takes over the pods that an earlier process captured, and releases those that are gone since.
+fn adopt_pods(config: &Config, datapath: &Datapath) -> PodsView {
+    let adoption = pods::adopt(&config.pod_dir, &datapath.captured_pods());
+    for uid in &adoption.gone {
+        match datapath.release_pod(uid) {
+            Ok(()) => tracing::info!(uid, "a pod that is gone was released"),
+            Err(error) => {
+                tracing::warn!(uid, error = chain(&error), "a pod leaves something behind")
+            }
+        }
+    }
+    adoption.view
+}
+
+fn pod_keeper(
+    config: &Config,
+    plane: Arc<Plane>,
+    metrics: &ControlMetrics,
+    directory: Published<Directory>,
+    touched: Arc<TouchLog>,
+    view: Publisher<PodsView>,
+) -> PodKeeper {
+    let dns = Arc::new(DnsContext {
+        directory: directory.clone(),
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        metrics: Arc::clone(&metrics.dns),
+    });
+    PodKeeper {
+        dir: config.pod_dir.clone(),
+        runner: Arc::new(ProxyRunner::new(plane, dns)),
+        drain_timeout: config.drain_timeout,
+        view,
+        on_change: Box::new(move |addresses| {
+            let mut changed = Touched::default();
+            changed.note_addresses(&directory.snapshot(), addresses.iter().copied());
+            touched.add(changed);
+        }),
+        metrics: Arc::clone(&metrics.pods),
+    }
+}
+
+fn admin(registry: Registry, dump: DumpSources, stop: &Stops) -> Admin {
+    let readiness = Readiness {
+        xds: dump.xds.clone(),
+        kernel: dump.kernel.clone(),
+        pods: dump.pods.clone(),
+        draining: stop.draining.clone(),
+    };
+    Admin {
+        readiness,
+        registry,
+        dump: Arc::new(dump),
+    }
+}
+
+/// Starts the admin server on a thread of its own.
+fn serve_admin(
+    admin: Admin,
+    listener: TcpListener,
+    cancel: CancellationToken,
+) -> Result<thread::JoinHandle<()>, RunError> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let serve = move || {
+        if let Err(error) = runtime.block_on(admin.serve(listener, cancel)) {
+            tracing::error!(%error, "the admin server failed");
+        }
+        runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    };
+    thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(serve)
+        .map_err(RunError::Runtime)
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+/// A task that runs as long as the process ended: it failed, whatever it says.
+fn unexpected(ended: Option<Result<&'static str, JoinError>>) -> RunError {
+    let task = match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "a task".to_owned(),
+    };
+    RunError::TaskEnded { task }
+}
+
+/// The two signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for either.
+    ///
+    /// # Cancel safety
+    /// A signal that was not returned is returned by the next call.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+/// The proxy cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The admin server's address is not free.
+    #[error("the admin server cannot listen at {address}")]
+    Admin {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process is not where its configuration says.
+    #[error("this process is in the cgroup {}, expected below {}: applications would not see their true peers", own.display(), expected.display())]
+    OutsideCgroup {
+        /// Where it is.
+        own: PathBuf,
+        /// The proxy's cgroup.
+        expected: PathBuf,
+    },
+    /// The kernel's side cannot be loaded.
+    #[error("the kernel's side cannot be set up")]
+    Datapath(#[from] OpenDatapathError),
+    /// The client for certificates cannot be set up.
+    #[error("the client for certificates cannot be set up")]
+    Certificates(#[from] OpenCaClientError),
+    /// A runtime or thread cannot be made.
+    #[error("a runtime cannot be started")]
+    Runtime(#[source] io::Error),
+    /// Signals cannot be received.
+    #[error("signals cannot be received")]
+    Signal(#[source] io::Error),
+    /// A task that must run for ever ended.
+    #[error("{task} ended unexpectedly")]
+    TaskEnded {
+        /// Which.
+        task: String,
+    },
+}
+
+/// Where the mesh's own programs run.
+const OWN_NAMESPACE: &str = "tulle-system";
+/// What is done after the drain takes milliseconds; only a hanging disk takes longer.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,146 @@
+//! Opens tunnels from inside a pod's namespace.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use socket2::Domain;
+use tokio::net::{TcpSocket, TcpStream};
+use tulle_identity::Svid;
+
+use super::{client::Tunnel, error::OpenTunnelError, io::TunnelIo, pool::PoolKey};
+use crate::{
+    netns::{NamespaceHandle, SocketPurpose, SocketStock},
+    plane::{Plane, Tasks, TunnelSide},
+};
+
+/// What is needed to connect from one pod.
+pub(crate) struct Dialer {
+    plane: Arc<Plane>,
+    namespace: Arc<NamespaceHandle>,
+    tunnel_sockets: SocketStock,
+    plain_sockets: SocketStock,
+    sources: Vec<IpAddr>,
+    tasks: Tasks,
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        plane: Arc<Plane>,
+        namespace: Arc<NamespaceHandle>,
+        sources: Vec<IpAddr>,
+        tasks: Tasks,
+    ) -> Self {
+        let tunnel_sockets = SocketStock::new(plane.settings.tunnel_sockets());
+        let plain_sockets = SocketStock::new(SocketPurpose::Plaintext);
+        Dialer {
+            plane,
+            namespace,
+            tunnel_sockets,
+            plain_sockets,
+            sources,
+            tasks,
+        }
+    }
+
+    /// Opens a tunnel and proves `svid` in it.
+    pub(crate) async fn dial(
+        &self,
+        key: &PoolKey,
+        svid: Arc<Svid>,
+    ) -> Result<Tunnel, OpenTunnelError> {
+        let stream = self.connect(&self.tunnel_sockets, key.destination).await?;
+        let settings = &self.plane.settings;
+        let handshake = self.handshake(key, svid, stream);
+        let result = tokio::time::timeout(settings.handshake_timeout, handshake).await;
+        let result = result.unwrap_or_else(|_| {
+            Err(OpenTunnelError::Handshake {
+                destination: key.destination,
+                source: Arc::new(tulle_identity::HandshakeError::Timeout {
+                    limit: settings.handshake_timeout,
+                }),
+            })
+        });
+        let reason = match &result {
+            Ok(_) => "ok",
+            Err(OpenTunnelError::Handshake { source, .. }) => source.reason(),
+            Err(error) => error.reason(),
+        };
+        self.plane
+            .metrics
+            .count_handshake(TunnelSide::Client, reason);
+        result
+    }
+
+    /// A plain TCP connection from the pod to `destination`.
+    pub(crate) async fn connect_plain(
+        &self,
+        destination: SocketAddr,
+    ) -> Result<TcpStream, OpenTunnelError> {
+        self.connect(&self.plain_sockets, destination).await
+    }
+
+    async fn connect(
+        &self,
+        stock: &SocketStock,
+        destination: SocketAddr,
+    ) -> Result<TcpStream, OpenTunnelError> {
+        let limit = self.plane.settings.connect_timeout;
+        let socket = self
+            .socket(stock, destination)
+            .map_err(|e| OpenTunnelError::Socket(Arc::new(e)))?;
+        match tokio::time::timeout(limit, socket.connect(destination)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(OpenTunnelError::Connect {
+                destination,
+                source: Arc::new(source),
+            }),
+            Err(_) => Err(OpenTunnelError::ConnectTimeout { destination, limit }),
+        }
+    }
+
+    fn socket(&self, stock: &SocketStock, destination: SocketAddr) -> std::io::Result<TcpSocket> {
+        let socket = stock.take(&self.namespace, Domain::for_address(destination))?;
+        let source = self
+            .sources
+            .iter()
+            .find(|ip| ip.is_ipv4() == destination.is_ipv4());
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::new(*source, 0).into())?;
+        }
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    async fn handshake(
+        &self,
+        key: &PoolKey,
+        svid: Arc<Svid>,
+        stream: TcpStream,
+    ) -> Result<Tunnel, OpenTunnelError> {
+        let destination = key.destination;
+        let began = Instant::now();
+        let io = TunnelIo::new(stream, Arc::clone(&self.plane.shared.buffers));
+        let (tls, _peer) = self
+            .plane
+            .tls
+            .connect(Arc::clone(&svid), &key.expected, io)
+            .await
+            .map_err(|e| OpenTunnelError::Handshake {
+                destination,
+                source: Arc::new(e),
+            })?;
+        let (tunnel, drive) = Tunnel::start(tls, &self.plane, svid, destination)
+            .await
+            .map_err(|e| OpenTunnelError::Lost {
+                destination,
+                source: Arc::new(e),
+            })?;
+        self.tasks.spawn(drive);
+        self.plane
+            .metrics
+            .observe_handshake(TunnelSide::Client, began.elapsed().as_secs_f64());
+        Ok(tunnel)
+    }
+}

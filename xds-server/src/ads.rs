@@ -1,0 +1,134 @@
+//! The delta ADS method: who may subscribe, and one task for each stream.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::Stream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming, server::StreamingService};
+use tulle_model::{SpiffeId, TrustDomain};
+use tulle_wire::xds::DeltaDiscoveryRequest;
+
+pub use self::stream::EncodedResponse;
+use self::stream::{StreamContext, drive};
+use crate::{metrics::Metrics, server::Caller, snapshot::Snapshot};
+
+mod stream;
+mod subscription;
+
+/// The method's implementation; one for all connections.
+#[derive(Debug, Clone)]
+pub struct Ads {
+    /// Who may subscribe.
+    node_proxy: SpiffeId,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    identifier: Arc<str>,
+}
+
+impl Ads {
+    /// Serves the snapshots to the node proxies of the trust domain until `stop` is cancelled.
+    pub fn new(
+        trust_domain: &TrustDomain,
+        identifier: String,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let node_proxy = node_proxy_id(trust_domain);
+        Ads {
+            node_proxy,
+            snapshots,
+            metrics,
+            tasks,
+            stop,
+            identifier: identifier.into(),
+        }
+    }
+
+    /// Nobody sees the mesh without proof that it is a node proxy of this cluster.
+    fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = request
+            .extensions()
+            .get::<Caller>()
+            .and_then(|c| c.peer.as_ref());
+        match peer {
+            Some(peer) if peer.id == self.node_proxy => Ok(()),
+            Some(peer) => {
+                self.metrics.count_refused_stream("identity");
+                tracing::warn!(peer = %peer.id, "refused a stream: expected {}", self.node_proxy);
+                Err(Status::unauthenticated(format!(
+                    "{} may not read the mesh: expected {}",
+                    peer.id, self.node_proxy
+                )))
+            }
+            None => {
+                self.metrics.count_refused_stream("no_certificate");
+                Err(Status::unauthenticated(
+                    "a certificate of the mesh is needed to read the mesh",
+                ))
+            }
+        }
+    }
+}
+
+impl StreamingService<DeltaDiscoveryRequest> for Ads {
+    type Response = EncodedResponse;
+    type ResponseStream = ReceiverStream<Result<EncodedResponse, Status>>;
+    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
+        if let Err(status) = self.authenticate(&request) {
+            return std::future::ready(Err(status));
+        }
+        std::future::ready(Ok(Response::new(self.open(request.into_inner()))))
+    }
+}
+
+impl Ads {
+    fn open(
+        &self,
+        requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
+    ) -> ReceiverStream<Result<EncodedResponse, Status>> {
+        let (sender, receiver) = mpsc::channel(RESPONSES_LEN_MAX);
+        let context = StreamContext {
+            snapshots: self.snapshots.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.clone(),
+            identifier: Arc::clone(&self.identifier),
+        };
+        self.tasks.spawn(drive(context, requests, sender));
+        ReceiverStream::new(receiver)
+    }
+}
+
+/// The identity of the node proxies of a trust domain.
+pub fn node_proxy_id(trust_domain: &TrustDomain) -> SpiffeId {
+    SpiffeId {
+        trust_domain: trust_domain.clone(),
+        namespace: SYSTEM_NAMESPACE.to_owned(),
+        service_account: "node-proxy".to_owned(),
+    }
+}
+
+/// The identity of the xds-server of a trust domain.
+pub fn xds_server_id(trust_domain: &TrustDomain) -> SpiffeId {
+    SpiffeId {
+        trust_domain: trust_domain.clone(),
+        namespace: SYSTEM_NAMESPACE.to_owned(),
+        service_account: "xds-server".to_owned(),
+    }
+}
+
+/// Where Tulle itself runs.
+pub const SYSTEM_NAMESPACE: &str = "tulle-system";
+/// One response on its way and one behind it keep the connection busy; more would only age.
+const RESPONSES_LEN_MAX: usize = 2;
+/// The largest request: a client of 100,000 resources that comes back names them all, with about 100 bytes each.
+pub const REQUEST_BYTES_MAX: usize = 32 << 20;
+/// How long streams may take to end at shutdown.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);

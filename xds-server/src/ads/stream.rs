@@ -1,0 +1,295 @@
+//! One client's stream: reads its requests, follows the snapshots, sends updates in parts as fast as the client takes them.
+//!
+//! The only queue is `outbox`, whose entries point into shared snapshots; while it is not empty no newer snapshot is looked
+//! at, so a slow client costs pointers and later gets the newest state in one step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tulle_wire::xds::{ControlPlane, DeltaDiscoveryRequest, Node};
+
+use super::subscription::{Subscription, Update};
+use crate::{
+    metrics::Metrics,
+    snapshot::{ResourceType, Snapshot},
+};
+
+/// `DeltaDiscoveryResponse` whose resources are encoded already: on the wire, bytes and an embedded message look the same.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EncodedResponse {
+    /// The revision of the snapshot, for people.
+    #[prost(string, tag = "1")]
+    pub system_version_info: String,
+    /// Encoded `Resource`s.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub resources: Vec<Bytes>,
+    /// Of which type.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// What the acknowledgement must repeat.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+    /// Names of what is gone.
+    #[prost(string, repeated, tag = "6")]
+    pub removed_resources: Vec<String>,
+    /// Who answers.
+    #[prost(message, optional, tag = "7")]
+    pub control_plane: Option<ControlPlane>,
+}
+
+/// What a stream needs of its surroundings.
+pub(super) struct StreamContext {
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop: CancellationToken,
+    pub(super) identifier: Arc<str>,
+}
+
+/// Serves one stream to its end; errors go to the client as the stream's status.
+pub(super) async fn drive(
+    context: StreamContext,
+    requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin,
+    responses: mpsc::Sender<Result<EncodedResponse, Status>>,
+) {
+    let metrics = Arc::clone(&context.metrics);
+    metrics.xds_streams.inc();
+    let mut session = Session::new(context);
+    if let Err(status) = session.run(requests, &responses).await {
+        tracing::info!(
+            client = session.client(),
+            "stream ends: {}",
+            status.message()
+        );
+        // A client that is gone needs no status.
+        drop(responses.send(Err(status)).await);
+    }
+    metrics.xds_streams.dec();
+}
+
+struct Session {
+    context: StreamContext,
+    node: Option<Node>,
+    types: BTreeMap<ResourceType, TypeSession>,
+    outbox: VecDeque<Outgoing>,
+    nonces: u64,
+    unknown_types: BTreeSet<String>,
+}
+
+struct TypeSession {
+    subscription: Subscription,
+    last_nonce: Option<String>,
+}
+
+struct Outgoing {
+    kind: ResourceType,
+    update: Update,
+}
+
+impl Session {
+    fn new(context: StreamContext) -> Self {
+        Session {
+            context,
+            node: None,
+            types: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            nonces: 0,
+            unknown_types: BTreeSet::new(),
+        }
+    }
+
+    async fn run(
+        &mut self,
+        mut requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin,
+        responses: &mpsc::Sender<Result<EncodedResponse, Status>>,
+    ) -> Result<(), Status> {
+        let stop = self.context.stop.clone();
+        let mut snapshots = self.context.snapshots.clone();
+        // Before the source has told everything, an answer would take away what the client still needs.
+        tokio::select! { // Cancel-safe: both arms only wait.
+            ready = snapshots.wait_for(|s| s.ready) => drop(ready.map_err(|_| going_away())?),
+            () = stop.cancelled() => return Err(going_away()),
+        }
+        loop {
+            let quiet = self.outbox.is_empty();
+            tokio::select! { // All arms are cancel-safe: a request, a permit or a change is taken whole or not at all.
+                () = stop.cancelled() => return Err(going_away()),
+                permit = responses.reserve(), if !quiet => {
+                    let permit = permit.map_err(|_| Status::cancelled("the client is gone"))?;
+                    if let Some(response) = self.next_response() {
+                        permit.send(Ok(response));
+                    }
+                }
+                request = requests.next(), if self.outbox.len() < OUTBOX_LEN_MAX => match request {
+                    Some(Ok(request)) => self.handle_request(&request, &snapshots.borrow().clone())?,
+                    Some(Err(status)) => {
+                        self.context.metrics.count_stream_error(&status);
+                        return Err(status);
+                    }
+                    None => return Ok(()),
+                },
+                changed = snapshots.changed(), if quiet => {
+                    changed.map_err(|_| going_away())?;
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    self.follow(&snapshot);
+                }
+            }
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(), Status> {
+        if self.node.is_none() {
+            let node = request.node.clone();
+            self.node = Some(node.ok_or_else(|| {
+                Status::invalid_argument("the first request of a stream must carry the node")
+            })?);
+            tracing::info!(client = self.client(), "stream begins");
+        }
+        let Some(kind) = ResourceType::of_url(&request.type_url) else {
+            self.note_unknown_type(&request.type_url);
+            return Ok(());
+        };
+        self.context.metrics.count_request(kind);
+        if let Some(known) = self.types.get(&kind) {
+            self.note_acknowledgement(kind, known.last_nonce.as_deref(), request);
+        }
+        // A stale nonce makes only the acknowledgement stale; the change of subscription counts all the same.
+        let update = match self.types.get_mut(&kind) {
+            Some(known) => known.subscription.change(request, snapshot),
+            None => Subscription::first(kind, request, snapshot).map(|(subscription, update)| {
+                self.types.insert(
+                    kind,
+                    TypeSession {
+                        subscription,
+                        last_nonce: None,
+                    },
+                );
+                Some(update)
+            }),
+        };
+        let update = update.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        self.outbox
+            .extend(update.map(|update| Outgoing { kind, update }));
+        Ok(())
+    }
+
+    /// The mesh changed: roots and policies go before the workloads that need them, policies leave after them.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let mut late = None;
+        for (kind, session) in &mut self.types {
+            let Some(mut update) = session.subscription.refresh(snapshot) else {
+                continue;
+            };
+            if *kind == ResourceType::Authorization && !update.removed.is_empty() {
+                let removed = std::mem::take(&mut update.removed);
+                late = Some(Outgoing {
+                    kind: *kind,
+                    update: Update {
+                        removed,
+                        ..Update::default()
+                    },
+                });
+                if update.is_empty() {
+                    continue;
+                }
+            }
+            self.outbox.push_back(Outgoing {
+                kind: *kind,
+                update,
+            });
+        }
+        self.outbox.extend(late);
+    }
+
+    fn next_response(&mut self) -> Option<EncodedResponse> {
+        let outgoing = self.outbox.front_mut()?;
+        let kind = outgoing.kind;
+        let (puts, removed) = outgoing.update.next_part();
+        if outgoing.update.is_empty() {
+            self.outbox.pop_front();
+        }
+        self.nonces += 1;
+        let nonce = self.nonces.to_string();
+        if let Some(session) = self.types.get_mut(&kind) {
+            session.last_nonce = Some(nonce.clone());
+        }
+        self.context
+            .metrics
+            .count_response(kind, puts.len(), removed.len());
+        Some(EncodedResponse {
+            system_version_info: self.context.snapshots.borrow().revision.to_string(),
+            resources: puts.iter().map(|e| e.bytes.clone()).collect(),
+            type_url: kind.url().to_owned(),
+            nonce,
+            removed_resources: removed.iter().map(|n| n.to_string()).collect(),
+            control_plane: Some(ControlPlane {
+                identifier: self.context.identifier.to_string(),
+            }),
+        })
+    }
+
+    fn note_acknowledgement(
+        &self,
+        kind: ResourceType,
+        last_nonce: Option<&str>,
+        request: &DeltaDiscoveryRequest,
+    ) {
+        if let Some(error) = &request.error_detail {
+            // Not sent again until it changes: the client has said that it cannot use it.
+            self.context.metrics.count_nack(kind);
+            let message: String = error.message.chars().take(NACK_MESSAGE_LEN_MAX).collect();
+            tracing::warn!(
+                client = self.client(),
+                kind = kind.label(),
+                nonce = request.response_nonce,
+                "the client refuses a response: {message}"
+            );
+        } else if !request.response_nonce.is_empty() {
+            if last_nonce == Some(request.response_nonce.as_str()) {
+                self.context.metrics.count_ack(kind);
+            } else {
+                self.context.metrics.count_stale_ack(kind);
+            }
+        }
+    }
+
+    fn note_unknown_type(&mut self, url: &str) {
+        self.context.metrics.xds_unknown_types.inc();
+        let url: String = url.chars().take(TYPE_URL_LEN_MAX).collect();
+        if self.unknown_types.len() < UNKNOWN_TYPES_MAX && self.unknown_types.insert(url.clone()) {
+            tracing::info!(
+                client = self.client(),
+                "the client asks for {url:?}, which is not served"
+            );
+        }
+    }
+
+    fn client(&self) -> &str {
+        let id = self.node.as_ref().map_or("unknown", |n| n.id.as_str());
+        id.get(..NODE_ID_LEN_MAX).unwrap_or(id)
+    }
+}
+
+fn going_away() -> Status {
+    Status::unavailable("the server is going away")
+}
+
+/// Answers that may wait for a client that does not read; then its requests wait too.
+const OUTBOX_LEN_MAX: usize = 16;
+const UNKNOWN_TYPES_MAX: usize = 16;
+const TYPE_URL_LEN_MAX: usize = 256;
+const NACK_MESSAGE_LEN_MAX: usize = 1024;
+const NODE_ID_LEN_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Tells what changed: compares what a thing is now with what was told of it last.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tulle_model::{Authorization, Change, NamespacedName, Workload, WorkloadUid};
+
+use super::Catalog;
+use crate::{
+    policy_source::SourcePolicy,
+    source::{ObjectKey, ObjectKind},
+};
+
+impl Catalog {
+    pub(super) fn tell_policy(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {
+        let now = self.policy(key);
+        match (self.told_policies.get(key), now) {
+            (old, Some(new)) if old != Some(&new) => {
+                facts.push(Change::Policy(Arc::clone(&new)));
+                self.told_policies.insert(key.clone(), new);
+            }
+            (Some(_), None) => {
+                facts.push(Change::PolicyGone(key.clone()));
+                self.told_policies.remove(key);
+            }
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    /// Names made from PeerAuthentications hold a `_`, which no Kubernetes object's name has.
+    fn policy(&self, key: &NamespacedName) -> Option<Arc<Authorization>> {
+        let object = ObjectKey {
+            kind: ObjectKind::AuthorizationPolicy,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        if let Some(SourcePolicy::Authorization(policy)) = self.policies.get(&object) {
+            return Some(Arc::clone(&policy.authorization));
+        }
+        let made = self.peer_authentications.authorizations();
+        made.into_iter().find(|a| a.key() == *key).map(Arc::new)
+    }
+
+    pub(super) fn tell_service(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {
+        let now = self.services.get(key).and_then(|f| f.service.as_ref());
+        match (self.told_services.get(key), now) {
+            (old, Some(new)) if old != Some(new) => {
+                facts.push(Change::Service(Arc::clone(new)));
+                self.told_services.insert(key.clone(), Arc::clone(new));
+            }
+            (Some(old), None) => {
+                facts.push(Change::ServiceGone(old.key()));
+                self.told_services.remove(key);
+            }
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    pub(super) fn tell_pod(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {
+        let uid = WorkloadUid::of_pod(&self.settings.cluster, &key.namespace, &key.name);
+        let workload = self.workload_of_pod(key, &uid);
+        self.tell_workload(uid, workload, facts);
+    }
+
+    pub(super) fn tell_podless(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {
+        let workloads = self.workloads_of_slice(key);
+        let uids: BTreeSet<WorkloadUid> = workloads.iter().map(|w| w.uid.clone()).collect();
+        let old = if uids.is_empty() {
+            self.podless.remove(key)
+        } else {
+            self.podless.insert(key.clone(), uids.clone())
+        };
+        for workload in workloads {
+            self.tell_workload(workload.uid.clone(), Some(workload), facts);
+        }
+        for uid in old.unwrap_or_default().difference(&uids) {
+            self.tell_workload(uid.clone(), None, facts);
+        }
+    }
+
+    pub(super) fn tell_workload(
+        &mut self,
+        uid: WorkloadUid,
+        now: Option<Workload>,
+        facts: &mut Vec<Change>,
+    ) {
+        let old = self.told_workloads.get(&uid);
+        match now {
+            Some(new) if old.is_none_or(|old| **old != new) => {
+                let new = Arc::new(new);
+                self.told_workloads.insert(uid, Arc::clone(&new));
+                facts.push(Change::Workload(new));
+            }
+            None if old.is_some() => {
+                self.told_workloads.remove(&uid);
+                facts.push(Change::WorkloadGone(uid));
+            }
+            Some(_) | None => {}
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Puts a workload together from its pod, its slices, its services, its node and the policies that select it.
+
+use std::collections::BTreeMap;
+
+use tulle_model::{
+    Health, Locality, NamespacedName, PortMapping, TunnelProtocol, Workload, WorkloadKind,
+    WorkloadUid,
+};
+
+use super::{
+    Catalog,
+    pod::{MeshMode, PodFacts},
+    slice::{SliceEndpoint, SliceFacts},
+};
+
+impl Catalog {
+    /// The workload of a pod; none while it has no node or no address, and after its end.
+    pub(super) fn workload_of_pod(
+        &self,
+        key: &NamespacedName,
+        uid: &WorkloadUid,
+    ) -> Option<Workload> {
+        let pod = self.pods.get(key)?;
+        if pod.finished || pod.node.is_empty() || pod.addresses.is_empty() {
+            return None;
+        }
+        let mut services: BTreeMap<NamespacedName, Vec<PortMapping>> = BTreeMap::new();
+        let mut slices_ready = None;
+        let mut hostname = pod.hostname.clone();
+        for slice in self.slices_by_pod.get(key).into_iter().flatten() {
+            let Some(slice) = self.slices.get(slice) else {
+                continue;
+            };
+            for endpoint in slice
+                .endpoints
+                .iter()
+                .filter(|e| e.pod.as_ref() == Some(key))
+            {
+                if let Some((service, ports)) = self.served_by(slice, &pod.ports) {
+                    merge_ports(services.entry(service).or_default(), ports);
+                }
+                slices_ready = Some(slices_ready.unwrap_or(true) && endpoint.ready);
+                if hostname.is_empty() {
+                    hostname.clone_from(&endpoint.hostname);
+                }
+            }
+        }
+        let namespace_out = self.namespaces.get(&key.namespace) == Some(&true);
+        Some(Workload {
+            uid: uid.clone(),
+            name: key.name.clone(),
+            namespace: key.namespace.clone(),
+            service_account: pod.service_account.clone(),
+            trust_domain: self.settings.trust_domain.clone(),
+            cluster: self.settings.cluster.clone(),
+            node: pod.node.clone(),
+            addresses: pod.addresses.clone(),
+            hostname,
+            labels: pod.labels.clone(),
+            locality: self.nodes.get(&pod.node).cloned().unwrap_or_default(),
+            canonical_name: canonical_name(pod),
+            canonical_revision: canonical_revision(pod),
+            kind: pod.owner_kind,
+            owner_name: pod.owner_name.clone(),
+            tunnel_protocol: tunnel_protocol(pod, namespace_out),
+            health: health(pod, slices_ready),
+            host_network: pod.host_network,
+            services,
+            authorization_policies: self.policies_for(&key.namespace, &pod.labels),
+            capacity: 1,
+            demoted: false,
+        })
+    }
+
+    /// The workloads of a slice's endpoints behind which there is no pod.
+    pub(super) fn workloads_of_slice(&self, key: &NamespacedName) -> Vec<Workload> {
+        let Some(slice) = self.slices.get(key) else {
+            return Vec::new();
+        };
+        let Some((service, ports)) = self.served_by(slice, &BTreeMap::new()) else {
+            return Vec::new();
+        };
+        let podless = slice.endpoints.iter().filter(|e| e.pod.is_none());
+        let workloads = podless.filter_map(|endpoint| {
+            let services = BTreeMap::from([(service.clone(), ports.clone())]);
+            self.workload_of_endpoint(key, endpoint, services)
+        });
+        let by_uid: BTreeMap<WorkloadUid, Workload> =
+            workloads.map(|w| (w.uid.clone(), w)).collect();
+        by_uid.into_values().collect()
+    }
+
+    fn workload_of_endpoint(
+        &self,
+        slice: &NamespacedName,
+        endpoint: &SliceEndpoint,
+        services: BTreeMap<NamespacedName, Vec<PortMapping>>,
+    ) -> Option<Workload> {
+        let address = endpoint.addresses.first()?;
+        let of_node = self.nodes.get(&endpoint.node).cloned();
+        let locality = of_node.unwrap_or_else(|| Locality {
+            zone: endpoint.zone.clone(),
+            ..Locality::default()
+        });
+        let cluster = &self.settings.cluster;
+        let (namespace, name) = (&slice.namespace, &slice.name);
+        let uid = format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}");
+        Some(Workload {
+            uid: WorkloadUid(uid),
+            name: name.clone(),
+            namespace: namespace.clone(),
+            service_account: "default".to_owned(),
+            trust_domain: self.settings.trust_domain.clone(),
+            cluster: cluster.clone(),
+            node: endpoint.node.clone(),
+            addresses: endpoint.addresses.clone(),
+            hostname: endpoint.hostname.clone(),
+            labels: BTreeMap::new(),
+            locality,
+            canonical_name: name.clone(),
+            canonical_revision: "latest".to_owned(),
+            kind: WorkloadKind::Pod,
+            owner_name: name.clone(),
+            tunnel_protocol: TunnelProtocol::None,
+            health: if endpoint.ready {
+                Health::Healthy
+            } else {
+                Health::Unhealthy
+            },
+            // Its address may be anybody's: it must never be taken for an identity (istiod does the same).
+            host_network: true,
+            services,
+            authorization_policies: Vec::new(),
+            capacity: 1,
+            demoted: false,
+        })
+    }
+
+    /// The service that a slice serves and at which ports, matched by the ports' names as Kubernetes does.
+    fn served_by(
+        &self,
+        slice: &SliceFacts,
+        pod_ports: &BTreeMap<String, u16>,
+    ) -> Option<(NamespacedName, Vec<PortMapping>)> {
+        let facts = self.services.get(slice.service.as_ref()?)?;
+        let service = facts.service.as_ref()?;
+        let mut ports = Vec::new();
+        for port in &service.ports {
+            let in_slice = slice
+                .ports
+                .iter()
+                .find(|p| p.name == port.name && p.protocol == port.protocol);
+            // The slice may be older than the service's newest port; the pod's own spec then names the target.
+            let by_name = || {
+                facts
+                    .named_targets
+                    .get(&port.port)
+                    .and_then(|n| pod_ports.get(n))
+            };
+            let target_port = in_slice.map(|p| p.port).or_else(|| by_name().copied());
+            if let Some(target_port) = target_port {
+                merge_ports(
+                    &mut ports,
+                    vec![PortMapping {
+                        service_port: port.port,
+                        target_port,
+                    }],
+                );
+            }
+        }
+        Some((service.key(), ports))
+    }
+}
+
+/// One mapping for each service port, sorted; the first that was found stays.
+fn merge_ports(into: &mut Vec<PortMapping>, more: Vec<PortMapping>) {
+    for mapping in more {
+        if let Err(at) = into.binary_search_by_key(&mapping.service_port, |m| m.service_port) {
+            into.insert(at, mapping);
+        }
+    }
+}
+
+fn tunnel_protocol(pod: &PodFacts, namespace_out: bool) -> TunnelProtocol {
+    let out = match pod.mesh_mode {
+        MeshMode::In => false,
+        MeshMode::Out => true,
+        MeshMode::Unset => namespace_out,
+    };
+    if out || pod.host_network {
+        TunnelProtocol::None
+    } else {
+        TunnelProtocol::Hbone
+    }
+}
+
+/// Healthy = the pod says so, and no slice knows better. A slice of a service that publishes unready addresses always says
+/// ready, so it never makes a pod look better than it is.
+fn health(pod: &PodFacts, slices_ready: Option<bool>) -> Health {
+    let ready = pod.ready.or(slices_ready).unwrap_or(false);
+    if ready && slices_ready.unwrap_or(true) && !pod.terminating {
+        Health::Healthy
+    } else {
+        Health::Unhealthy
+    }
+}
+
+fn canonical_name(pod: &PodFacts) -> String {
+    first_label(
+        pod,
+        &[
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+        ],
+    )
+    .unwrap_or_else(|| pod.owner_name.clone())
+}
+
+fn canonical_revision(pod: &PodFacts) -> String {
+    first_label(
+        pod,
+        &[
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ],
+    )
+    .unwrap_or_else(|| "latest".to_owned())
+}
+
+fn first_label(pod: &PodFacts, keys: &[&str]) -> Option<String> {
+    keys.iter()
+        .find_map(|k| pod.labels.get(*k))
+        .filter(|v| !v.is_empty())
+        .cloned()
+}

@@ -1,0 +1,26 @@
+//! The cluster's server: sources, etcd, merge, delta ADS, certificate authority.
+//!
+//! A fact goes one way: `source` → `catalog` (what the objects mean) → `merge` (one view of all clusters) → `snapshot`
+//! (encoded once) → `ads` (to each node); and from `catalog` → `store` (to other clusters), whose like `remotes` reads back.
+//! `world` owns the state, everything else holds immutable snapshots of it.
+
+pub mod admin;
+pub mod ads;
+pub mod ca;
+pub mod catalog;
+pub mod chain;
+pub mod config;
+mod directory_watch;
+pub mod layout;
+pub mod merge;
+pub mod metrics;
+pub mod policy_source;
+pub mod remotes;
+pub mod run;
+pub mod server;
+pub mod snapshot;
+pub mod source;
+pub mod status;
+pub mod store;
+pub mod tokens;
+pub mod world;

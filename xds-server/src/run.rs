@@ -1,0 +1,291 @@
+//! Puts the parts together and takes them apart again. No logic of its own.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tulle_identity::{CertificateAuthority, ServerTls, TrustBundles};
+use tulle_model::TrustBundle;
+
+use crate::{
+    admin::{self, Admin},
+    ads::{Ads, DRAIN_TIMEOUT},
+    ca::Certificates,
+    config::{AuthorityConfig, Config, StoreConfig},
+    layout::{self, ClusterInfo},
+    metrics::Metrics,
+    remotes::{self, RemoteEvent, RemotesContext},
+    server::{self, Services},
+    snapshot::Snapshot,
+    source::{Source, SourceEvent, manifests::ManifestDirectory},
+    status::StatusBoard,
+    store,
+    tokens::NodeTokens,
+    world::{Outputs, OwnState, World},
+};
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where gRPC is served.
+    pub listen: std::net::SocketAddr,
+    /// Where health and status are served.
+    pub admin: std::net::SocketAddr,
+    /// The root of the cluster's identities.
+    pub root_pem: String,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    /// Ends everything and waits for it, but not for ever.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let drained = tokio::time::timeout(DRAIN_TIMEOUT + DRAIN_MARGIN, self.tasks.wait()).await;
+        if drained.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+    }
+
+    /// Resolves when a part that the server cannot do without has ended by itself.
+    pub async fn failed(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+/// Starts all parts.
+///
+/// # Errors
+///
+/// When the authority, the certificate or a port cannot be had.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let authority = Arc::new(open_authority(&config)?);
+    let tls = Arc::new(open_tls(&authority, &config.trust_domain)?);
+    let listener = bind("--listen", config.listen).await?;
+    let admin_listener = bind("--admin", config.admin).await?;
+    let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+    let root_pem = authority.root_pem().to_owned();
+    let status = StatusBoard::new(
+        config.cluster.clone(),
+        config.cluster_id.value(),
+        config.trust_domain.clone(),
+    );
+    let parts = Parts {
+        config,
+        status: Arc::new(status),
+        metrics: Arc::new(Metrics::new()),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    };
+    let (snapshots, snapshots_rx) = watch::channel(Arc::new(Snapshot::default()));
+    parts
+        .start_ports(listener, tls, admin_listener, authority, snapshots_rx)
+        .await;
+    parts.start_world(snapshots, &root_pem).await;
+    tracing::info!(%listen, %admin, "serving");
+    Ok(Running {
+        listen,
+        admin,
+        root_pem,
+        stop: parts.stop,
+        tasks: parts.tasks,
+    })
+}
+
+/// What all parts share.
+struct Parts {
+    config: Config,
+    status: Arc<StatusBoard>,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    async fn start_ports(
+        &self,
+        listener: TcpListener,
+        tls: Arc<ServerTls>,
+        admin_listener: TcpListener,
+        authority: Arc<CertificateAuthority>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) {
+        let config = &self.config;
+        let tokens = Arc::new(NodeTokens::new(config.node_tokens.clone()));
+        tokens.reload().await;
+        let (metrics, stop) = (&self.metrics, &self.stop);
+        let version = env!("CARGO_PKG_VERSION");
+        let ads = Ads::new(
+            &config.trust_domain,
+            format!("tulle xds-server {version} of {}", config.cluster),
+            snapshots.clone(),
+            Arc::clone(metrics),
+            self.tasks.clone(),
+            stop.clone(),
+        );
+        let certificates = Certificates::new(
+            Arc::clone(&authority),
+            Arc::clone(&tokens),
+            config.svid_ttl,
+            snapshots.clone(),
+            Arc::clone(metrics),
+        );
+        let services = Services {
+            ads,
+            certificates,
+            metrics: Arc::clone(metrics),
+        };
+        let renewal = server::renew_certificate(Arc::clone(&tls), authority, stop.clone());
+        self.tasks.spawn(renewal);
+        self.tasks.spawn(server::serve(
+            listener,
+            tls,
+            services,
+            self.tasks.clone(),
+            stop.clone(),
+        ));
+        let admin = Admin {
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(metrics),
+            snapshots,
+            tokens,
+        };
+        self.tasks.spawn(admin::serve(
+            admin_listener,
+            admin,
+            self.tasks.clone(),
+            stop.clone(),
+        ));
+    }
+
+    async fn start_world(&self, snapshots: watch::Sender<Arc<Snapshot>>, root_pem: &str) {
+        let config = &self.config;
+        let info = ClusterInfo {
+            name: config.cluster.clone(),
+            id: config.cluster_id,
+            trust_domain: config.trust_domain.clone(),
+            version: layout::VERSION,
+        };
+        let bundle = TrustBundle {
+            trust_domain: config.trust_domain.clone(),
+            roots_pem: root_pem.to_owned(),
+        };
+        let (own_state_tx, own_state) = watch::channel(OwnState::default());
+        let outputs = Outputs {
+            snapshots,
+            own_state: own_state_tx,
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let world = World::new(info, bundle, outputs);
+        let (source_tx, source_rx) = mpsc::channel(EVENTS_LEN_MAX);
+        let (remotes_tx, remotes_rx) = mpsc::channel(EVENTS_LEN_MAX);
+        self.tasks
+            .spawn(world.run(source_rx, remotes_rx, self.stop.clone()));
+        // The world must know of the other clusters before the source makes it ready.
+        self.start_remotes(remotes_tx).await;
+        self.start_source(source_tx);
+        if let StoreConfig::Etcd(settings) = &config.store {
+            self.tasks.spawn(store::publish(
+                config.cluster.clone(),
+                settings.clone(),
+                own_state,
+                Arc::clone(&self.status),
+                Arc::clone(&self.metrics),
+                self.stop.clone(),
+            ));
+        }
+    }
+
+    fn start_source(&self, events: mpsc::Sender<SourceEvent>) {
+        let source = Box::new(ManifestDirectory::new(&self.config.manifests));
+        let (stop, status) = (self.stop.clone(), Arc::clone(&self.status));
+        self.tasks.spawn(async move {
+            if let Err(error) = source.run(events, stop.clone()).await {
+                let text = crate::chain::Chain(&error).to_string();
+                tracing::error!("the source ends: {text}");
+                status.update(|s| s.source.stopped = Some(text));
+                stop.cancel();
+            }
+        });
+    }
+
+    async fn start_remotes(&self, events: mpsc::Sender<RemoteEvent>) {
+        let Some(root) = self.config.remotes.clone() else {
+            return;
+        };
+        let context = RemotesContext {
+            own: self.config.cluster.clone(),
+            events,
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.clone(),
+        };
+        remotes::announce(&root, &context).await;
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = remotes::run(root, context).await {
+                tracing::error!(
+                    "the remote clusters cannot be watched: {}",
+                    crate::chain::Chain(&error)
+                );
+                stop.cancel();
+            }
+        });
+    }
+}
+
+fn open_tls(
+    authority: &CertificateAuthority,
+    domain: &tulle_model::TrustDomain,
+) -> anyhow::Result<ServerTls> {
+    let bundles = TrustBundles::default()
+        .with_pem(domain, authority.root_pem())
+        .context("cannot use the own root")?;
+    let svid = server::issue_own(authority).context("cannot sign the server's own certificate")?;
+    ServerTls::new(&svid, Arc::new(bundles)).context("cannot serve TLS")
+}
+
+async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{flag}: cannot listen on {address}"))
+}
+
+fn open_authority(config: &Config) -> anyhow::Result<CertificateAuthority> {
+    let AuthorityConfig { directory, given } = &config.authority;
+    let Some((cert, key)) = given else {
+        return CertificateAuthority::open(directory, &config.trust_domain, SystemTime::now())
+            .context("cannot open the authority");
+    };
+    let read = |path: &std::path::Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let authority = CertificateAuthority::from_pem(
+        &read(cert)?,
+        &read(key)?,
+        &config.trust_domain,
+        SystemTime::now(),
+    )
+    .context("cannot use --ca-cert and --ca-key")?;
+    // Node proxies find the root at the same place, whoever made it.
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = directory.join(ROOT_CERTIFICATE);
+    std::fs::write(&path, authority.root_pem())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(authority)
+}
+
+/// Where node proxies find the root.
+const ROOT_CERTIFICATE: &str = "root-cert.pem";
+const EVENTS_LEN_MAX: usize = 256;
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,236 @@
+//! ADS over a real TLS connection: who may subscribe, and what a node proxy sees.
+
+use tonic::Code;
+use tulle_identity::testing::{Flaw, Forge};
+use tulle_wire::{type_url, xds::DeltaDiscoveryRequest};
+
+use crate::support::{AdsClient, Cluster, endpoints, first_request, pod, service, slice};
+
+fn deploy(cluster: &Cluster) {
+    cluster.apply("service", &service(""));
+    cluster.apply("pod-a", &pod("a", "n1", "10.1.1.1", "web"));
+    cluster.apply("pod-b", &pod("b", "n2", "10.1.2.1", "web"));
+    cluster.apply("slice", &slice(&[("a", "10.1.1.1"), ("b", "10.1.2.1")]));
+}
+
+#[tokio::test]
+async fn node_proxy_follows_the_manifests() {
+    let cluster = Cluster::start_alone().await;
+    let mut client = cluster.ads().await;
+    client.subscribe_all().await;
+    assert_eq!(client.directory.bundles().count(), 1);
+    deploy(&cluster);
+    client
+        .wait("both endpoints", |d| endpoints(d) == ["a", "b"])
+        .await;
+    // A file without a pod: one change, one resource.
+    cluster.apply("slice", &slice(&[("b", "10.1.2.1")]));
+    let response = client.next().await.unwrap();
+    assert_eq!(
+        (response.resources.len(), response.removed_resources.len()),
+        (1, 0)
+    );
+    assert_eq!(endpoints(&client.directory), ["b"]);
+    cluster.delete("pod-a");
+    client
+        .wait("the pod's end", |d| d.workloads_len() == 1)
+        .await;
+    cluster.delete("service");
+    client
+        .wait("the service's end", |d| d.services_len() == 0)
+        .await;
+    assert_eq!(
+        cluster
+            .metric("tulle_xds_nacks_total{type=\"address\"}")
+            .await,
+        0.0
+    );
+    assert!(
+        cluster
+            .metric("tulle_xds_acks_total{type=\"address\"}")
+            .await
+            >= 4.0
+    );
+}
+
+#[tokio::test]
+async fn strangers_get_nothing() {
+    let cluster = Cluster::start_alone().await;
+    deploy(&cluster);
+    cluster
+        .wait_status("the pods", |s| s["view"]["addresses"] == 3)
+        .await;
+    // Without a certificate.
+    let refused = AdsClient::open(cluster.channel(None).await.unwrap())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    // With the certificate of a workload of this very cluster.
+    let id = format!("spiffe://{}/ns/shop/sa/web", cluster.trust_domain());
+    let svid = cluster.svid("n1", Some(&id)).await;
+    let refused = AdsClient::open(cluster.channel(Some(&svid)).await.unwrap())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(
+        refused.message().contains("/ns/shop/sa/web"),
+        "{}",
+        refused.message()
+    );
+    let count = cluster
+        .metric("tulle_xds_refused_streams_total{reason=\"identity\"}")
+        .await;
+    assert_eq!(count, 1.0);
+}
+
+#[tokio::test]
+async fn bad_certificates_do_not_pass_the_handshake() {
+    let cluster = Cluster::start_alone().await;
+    let own = Forge::open(
+        &cluster.path("ca"),
+        &cluster.trust_domain().parse().unwrap(),
+    )
+    .unwrap();
+    let other = Forge::new(&"tion.tulle".parse().unwrap()).unwrap();
+    let foreign_id = "spiffe://tion.tulle/ns/tulle-system/sa/node-proxy"
+        .parse()
+        .unwrap();
+    let attempts = [
+        (
+            own.svid(&cluster.node_proxy(), Flaw::Expired).unwrap(),
+            "expired",
+        ),
+        (
+            own.svid(&cluster.node_proxy(), Flaw::NoSan).unwrap(),
+            "no_san",
+        ),
+        (
+            own.svid(&cluster.node_proxy(), Flaw::TwoSans).unwrap(),
+            "several_sans",
+        ),
+        (
+            own.svid(&cluster.node_proxy(), Flaw::SelfSigned).unwrap(),
+            "unknown_authority",
+        ),
+        (
+            other.svid(&foreign_id, Flaw::None).unwrap(),
+            "wrong_trust_domain",
+        ),
+    ];
+    for (svid, reason) in attempts {
+        // With TLS 1.3 the client learns of the refusal only at its first read.
+        let refused = match cluster.channel(Some(&svid)).await {
+            Err(_) => true,
+            Ok(channel) => AdsClient::open(channel).await.is_err(),
+        };
+        assert!(refused, "{reason}");
+        let metric = format!("tulle_grpc_connections_refused_total{{reason=\"{reason}\"}}");
+        cluster.wait_metric(&metric, 1.0).await;
+    }
+    // The genuine one passes.
+    let svid = own.svid(&cluster.node_proxy(), Flaw::None).unwrap();
+    AdsClient::open(cluster.channel(Some(&svid)).await.unwrap())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn reconnected_client_gets_only_differences() {
+    let cluster = Cluster::start_alone().await;
+    deploy(&cluster);
+    let mut client = cluster.ads().await;
+    client.subscribe(type_url::ADDRESS).await;
+    let mut held = std::collections::BTreeMap::new();
+    while held.len() < 3 {
+        let response = client.next().await.unwrap();
+        held.extend(response.resources.into_iter().map(|r| (r.name, r.version)));
+    }
+    drop(client);
+    let mut client = cluster.ads().await;
+    let request = DeltaDiscoveryRequest {
+        initial_resource_versions: held.clone(),
+        ..first_request(type_url::ADDRESS)
+    };
+    client.send(request).await;
+    let response = client.next().await.unwrap();
+    assert_eq!(
+        (response.resources.len(), response.removed_resources.len()),
+        (0, 0)
+    );
+    drop(client);
+    held.insert("koornacht//Pod/shop/long-gone".to_owned(), "1".to_owned());
+    held.insert("koornacht//Pod/shop/a".to_owned(), "old".to_owned());
+    let mut client = cluster.ads().await;
+    let request = DeltaDiscoveryRequest {
+        initial_resource_versions: held,
+        ..first_request(type_url::ADDRESS)
+    };
+    client.send(request).await;
+    let response = client.next().await.unwrap();
+    assert_eq!(response.resources[0].name, "koornacht//Pod/shop/a");
+    assert_eq!(
+        response.removed_resources,
+        ["koornacht//Pod/shop/long-gone"]
+    );
+}
+
+#[tokio::test]
+async fn restarted_server_takes_nothing_away() {
+    let mut cluster = Cluster::start_alone().await;
+    deploy(&cluster);
+    let mut client = cluster.ads().await;
+    client.subscribe(type_url::ADDRESS).await;
+    let mut held = std::collections::BTreeMap::new();
+    while held.len() < 3 {
+        let response = client.next().await.unwrap();
+        held.extend(response.resources.into_iter().map(|r| (r.name, r.version)));
+    }
+    cluster.stop().await;
+    // The stream ends with a reason, not with a reset.
+    let end = loop {
+        if let Err(status) = client.next().await {
+            break status;
+        }
+    };
+    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+    cluster.start().await;
+    let mut client = cluster.ads().await;
+    let request = DeltaDiscoveryRequest {
+        initial_resource_versions: held,
+        ..first_request(type_url::ADDRESS)
+    };
+    client.send(request).await;
+    let response = client.next().await.unwrap();
+    assert_eq!(
+        (response.resources.len(), response.removed_resources.len()),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
+async fn large_first_answer_comes_in_parts() {
+    let cluster = Cluster::start_alone().await;
+    let pods: String = (0..8000)
+        .map(|n| {
+            let ip = std::net::Ipv4Addr::from(0x0a01_0000 + n);
+            format!(
+                "---\n{}",
+                pod(&format!("pod-{n:05}"), "n1", &ip.to_string(), "web")
+            )
+        })
+        .collect();
+    cluster.apply("pods", &pods);
+    cluster
+        .wait_status("the pods", |s| s["view"]["addresses"] == 8000)
+        .await;
+    let mut client = cluster.ads().await;
+    client.subscribe(type_url::ADDRESS).await;
+    let mut parts = 0;
+    while client.directory.workloads_len() < 8000 {
+        client.next().await.unwrap();
+        parts += 1;
+    }
+    assert!(parts > 1, "{parts}");
+}

@@ -1,0 +1,22 @@
+//! The whole server over real TLS connections, and with a real etcd.
+
+#[cfg(test)]
+mod admin;
+#[cfg(test)]
+mod ads;
+#[cfg(test)]
+mod certificates;
+#[cfg(test)]
+mod etcd;
+#[cfg(test)]
+mod etcd_rig;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod mesh;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod scale_tmp;

@@ -1,0 +1,72 @@
+//! `cargo xtask lab`: the machine set up, the programs built, the story played, the lab taken down.
+
+pub(crate) mod driver;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+use self::driver::Lab;
+use crate::{lock::RunLock, process::Run, say, setup, story, workspace::Workspace};
+
+/// Where the lab's programs write their logs.
+const LOGS: &str = "/run/tulle-lab/lab/logs";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Leaves the lab up, whether the story held or not
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let started = Instant::now();
+    setup::run_all(workspace)?;
+    let _lock = RunLock::take()?;
+    say::heading("build");
+    workspace.build_programs()?;
+
+    let lab = Lab::new(workspace);
+    say::heading("whatever an earlier run left goes");
+    lab.down()?;
+    let played = story::play(workspace, &lab);
+    if played.is_err() {
+        save_logs(workspace);
+    }
+    if options.keep {
+        say::heading(format_args!(
+            "the lab stays up; try `{0} lab status`, end it by `{0} lab down`",
+            workspace.tulle().display()
+        ));
+    } else {
+        say::heading("the lab goes");
+        // A step that failed is the cause to report, also when taking down fails after it.
+        let down = lab.down();
+        if played.is_ok() {
+            down?;
+        }
+    }
+    played?;
+    say::heading(format_args!(
+        "every step held ({:.0} s)",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Keeps the logs of a failed run where the next build does not remove them.
+fn save_logs(workspace: &Workspace) {
+    let folder = workspace.target().join("lab-logs");
+    let copied = Run::new("cp")
+        .args(["-rT", LOGS])
+        .arg(&folder)
+        .limit(Duration::from_secs(30))
+        .output();
+    if copied.is_ok() {
+        say::line(format_args!(
+            "   the logs of the lab's programs: {}",
+            folder.display()
+        ));
+    }
+}
