@@ -18,5 +18,3 @@ mod mesh;
 mod process;
 #[cfg(test)]
 mod support;
-#[cfg(test)]
-mod scale_tmp;

@@ -164,6 +164,7 @@ fn follow(mut socket: Socket, plan: &Plan) -> io::Result<()> {
         Mode::ClientResets => {
             send(&mut socket, plan.up())?;
             receive(&mut socket, plan.down())?;
+            socket.read_exact(&mut [0u8])?;
             socket.reset_on_close()
         }
         Mode::ServerResets => {
