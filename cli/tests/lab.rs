@@ -102,6 +102,10 @@ fn a_session_at_the_command_line() {
     assert!(fails(&["status"]).contains("is not up"));
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one story of commands, read from top to bottom"
+)]
 fn changes_objects() {
     let output = feed(&["apply", "koornacht", "-f", "-"], tulle_lab::KOORNACHT);
     let text = String::from_utf8(output.stdout).unwrap();

@@ -355,7 +355,11 @@ fn replace<T: PartialEq>(now: &mut T, next: T) -> bool {
 
 /// Watches the directory; `None` if the kernel has no watch left, which makes rescans do all the work.
 fn watch_directory(dir: &Path, wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let on_event = move |_event: notify::Result<notify::Event>| {
+    let on_event = move |event: notify::Result<notify::Event>| {
+        // Reading is what the keeper does itself; an answer to it would never end.
+        if event.is_ok_and(|event| event.kind.is_access()) {
+            return;
+        }
         // Full means that a rescan is due already.
         let _full = wake.try_send(());
     };

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::{lock::RunLock, say, setup, workspace::Workspace};
 
+const BUILD_LIMIT: Duration = Duration::from_mins(20);
 const BENCH_LIMIT: Duration = Duration::from_mins(60);
 
 #[derive(Args)]
@@ -21,23 +22,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let _lock = RunLock::take()?;
     say::heading("build");
     workspace.build_programs()?;
+    // The bench program runs the load program that lies beside it.
+    workspace
+        .cargo()
+        .args(["build", "--release", "--quiet", "--package", "tulle-e2e"])
+        .args(["--bin", "bench", "--bin", "load"])
+        .limit(BUILD_LIMIT)
+        .run()?;
     setup::clean_lab(workspace)?;
     say::heading("measurements");
     workspace
         .cargo()
-        .args([
-            "run",
-            "--release",
-            "--quiet",
-            "--package",
-            "tulle-e2e",
-            "--bin",
-            "bench",
-            "--",
-        ])
+        .args(["run", "--release", "--quiet", "--package", "tulle-e2e"])
+        .args(["--bin", "bench", "--", "--readme"])
+        .arg(workspace.root().join("README.md"))
         .args(&options.arguments)
         .env("TULLE_BIN_DIR", workspace.programs())
-        .env("TULLE_README", workspace.root().join("README.md"))
         .limit(BENCH_LIMIT)
         .run()
 }

@@ -10,29 +10,33 @@ use clap::Args;
 use self::driver::Lab;
 use crate::{lock::RunLock, process::Run, say, setup, story, workspace::Workspace};
 
-/// Where the lab's programs write their logs.
-const LOGS: &str = "/run/tulle-lab/lab/logs";
-
 #[derive(Args)]
 pub(crate) struct Options {
     /// Leaves the lab up, whether the story held or not
     #[arg(long)]
     keep: bool,
+    /// The name of the lab, if several shall stand on this machine
+    #[arg(long, default_value = "lab")]
+    rig: String,
+    /// Plays the story with the programs as they were built last
+    #[arg(long)]
+    no_build: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let started = Instant::now();
     setup::run_all(workspace)?;
     let _lock = RunLock::take()?;
-    say::heading("build");
-    workspace.build_programs()?;
-
-    let lab = Lab::new(workspace);
+    if !options.no_build {
+        say::heading("build");
+        workspace.build_programs()?;
+    }
+    let lab = Lab::new(workspace, &options.rig);
     say::heading("whatever an earlier run left goes");
     lab.down()?;
     let played = story::play(workspace, &lab);
     if played.is_err() {
-        save_logs(workspace);
+        save_logs(workspace, &lab);
     }
     if options.keep {
         say::heading(format_args!(
@@ -56,10 +60,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 /// Keeps the logs of a failed run where the next build does not remove them.
-fn save_logs(workspace: &Workspace) {
+fn save_logs(workspace: &Workspace, lab: &Lab) {
     let folder = workspace.target().join("lab-logs");
     let copied = Run::new("cp")
-        .args(["-rT", LOGS])
+        .arg("-rT")
+        .arg(lab.logs())
         .arg(&folder)
         .limit(Duration::from_secs(30))
         .output();

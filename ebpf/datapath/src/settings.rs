@@ -22,11 +22,11 @@ pub struct DatapathSettings {
 /// Which bytes are handed from socket to socket without the TCP stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SockmapMode {
-    /// None.
-    Off,
-    /// What an application sends to the node proxy. No byte reaches an application this way, so no application can see
-    /// a difference of the kernel's redirected receive path.
+    /// None: the only mode in which no application can tell.
     #[default]
+    Off,
+    /// What an application sends to the node proxy. No byte reaches an application this way; but being in the map is enough
+    /// for a *blocking* reader to see `EAGAIN`, if its socket was non-blocking when it connected (see the crate's page).
     ToProxy,
     /// Both directions between application and proxy, and between applications of one node.
     Full,

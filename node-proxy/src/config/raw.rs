@@ -55,7 +55,7 @@ pub struct RawConfig {
     #[arg(long, value_name = "MODE", default_value = "permissive")]
     pub inbound: String,
     /// Which sockets are joined in the kernel: off, to-proxy or full
-    #[arg(long, value_name = "MODE", default_value = "to-proxy")]
+    #[arg(long, value_name = "MODE", default_value = "off")]
     pub sockmap: String,
     /// Where the admin server listens; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]

@@ -123,7 +123,16 @@ async fn read_questions(
         let question = match timeout(IDLE_TIMEOUT, read_frame(&mut read)).await {
             Ok(Ok(Some(question))) => question,
             Ok(Ok(None)) | Err(_) => break Ok(()),
-            Ok(Err(error)) => break Err(error),
+            Ok(Err(error)) => {
+                // A length that lies: too long, or more than ever came.
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) {
+                    resolver.count(QueryOutcome::Malformed);
+                }
+                break Err(error);
+            }
         };
         let step = resolver.take(&question, Transport::Tcp);
         let Ok(place) = Arc::clone(&in_flight).acquire_owned().await else {

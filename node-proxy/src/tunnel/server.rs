@@ -26,7 +26,7 @@ use super::{
     load::TunnelLoad,
     stream::{StreamEnd, TunnelReceive, TunnelSend, TunnelStream},
 };
-use crate::plane::{Plane, PlaneSettings};
+use crate::plane::{Direction, Plane, PlaneSettings};
 
 /// Serves one established TLS connection until it ends. `draining` asks for a graceful end; dropping the future cuts it.
 pub(crate) async fn serve(
@@ -44,6 +44,7 @@ pub(crate) async fn serve(
                 error = &*error as &dyn Error,
                 "a peer does not speak HTTP/2"
             );
+            plane.metrics.count_failed(Direction::Inbound, BROKEN_HTTP2);
             return;
         }
     };
@@ -65,7 +66,10 @@ pub(crate) async fn serve(
             is_draining = true;
             connection.graceful_shutdown();
         }
-        if poll_streams(&mut connection, cx, &load, &mut handle).is_ready() {
+        if let Poll::Ready(end) = poll_streams(&mut connection, cx, &load, &mut handle) {
+            if end.is_err_and(|error| !error.is_io()) {
+                plane.metrics.count_failed(Direction::Inbound, BROKEN_HTTP2);
+            }
             return Poll::Ready(());
         }
         if let Poll::Ready(Err(error)) = writer.poll_write_out(cx) {
@@ -99,13 +103,13 @@ where
     Ok(tokio::time::timeout(settings.handshake_timeout, handshake).await??)
 }
 
-/// Hands over every stream that arrived; ready when the connection is over.
+/// Hands over every stream that arrived; ready when the connection is over, with what ended it.
 fn poll_streams<IO>(
     connection: &mut Connection<IO, Chunk>,
     cx: &mut Context<'_>,
     load: &Arc<TunnelLoad>,
     handle: &mut impl FnMut(IncomingStream),
-) -> Poll<()>
+) -> Poll<Result<(), h2::Error>>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -120,9 +124,9 @@ where
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(error = &error as &dyn Error, "a peer's tunnel broke");
-                return Poll::Ready(());
+                return Poll::Ready(Err(error));
             }
-            Poll::Ready(None) => return Poll::Ready(()),
+            Poll::Ready(None) => return Poll::Ready(Ok(())),
             Poll::Pending => return Poll::Pending,
         }
     }
@@ -195,3 +199,6 @@ impl IncomingStream {
         })
     }
 }
+
+/// Why a connection failed whose peer proved who it is and then broke HTTP/2.
+const BROKEN_HTTP2: &str = "http2";

@@ -248,7 +248,9 @@ async fn stand_in(mesh: &Mesh) -> (TcpListener, SocketAddr) {
     // Beside the proxy's own listener for all addresses, of which the kernel prefers the one that is named.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseport(true).unwrap();
-    socket.bind(SocketAddr::new(ip, mesh.hbone().port())).unwrap();
+    socket
+        .bind(SocketAddr::new(ip, mesh.hbone().port()))
+        .unwrap();
     let listener = socket.listen(16).unwrap();
     let mut view = (*mesh.directory.snapshot()).clone();
     let own = workload("b", "127.0.50.5", &domain("b.test"));

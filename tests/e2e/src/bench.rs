@@ -25,6 +25,7 @@ use anyhow::{Result, ensure};
 use self::{
     figure::{Figure, LOADS, Load},
     machine::Machine,
+    proxy::Proxy,
     samples::Samples,
     stage::{PATHS, Stage},
 };
@@ -128,8 +129,8 @@ fn measure_round(
     for path in 0..PATHS.len() {
         for load in LOADS {
             for mode in order {
-                for (figure, value) in measure(stages, settings, path, load, mode)? {
-                    samples.add(path, figure, mode, value);
+                for (figure, of, value) in measure(stages, settings, path, load, mode)? {
+                    samples.add(path, figure, of, value);
                 }
             }
         }
@@ -143,25 +144,46 @@ fn measure(
     path: usize,
     load: Load,
     mode: Mode,
-) -> Result<Vec<(Figure, f64)>> {
-    if mode == Mode::Direct {
-        return load.figures(&stages.direct.run(settings, path, load)?);
-    }
+) -> Result<Vec<(Figure, Mode, f64)>> {
     let proxies = stages.mesh.proxies(path)?;
-    let before: Vec<Duration> = proxies
-        .iter()
-        .map(|proxy| proxy.processor_time())
-        .collect::<Result<_>>()?;
-    let answer = stages.mesh.run(settings, path, load)?;
-    let mut figures = load.figures(&answer)?;
-    if let Some(bytes) = load.bytes(&answer, settings.seconds) {
-        let sides = [Figure::ProcessorOfClient, Figure::ProcessorOfServer];
-        for ((proxy, before), figure) in proxies.iter().zip(before).zip(sides) {
-            let spent = proxy.processor_time()?.saturating_sub(before);
-            figures.push((figure, spent.as_secs_f64() / (bytes / GIGABYTE)));
-        }
+    let before = processor_times(&proxies)?;
+    let begun = Instant::now();
+    let stage = match mode {
+        Mode::Direct => &stages.direct,
+        Mode::Mesh => &stages.mesh,
+    };
+    let answer = stage.run(settings, path, load)?;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let spent = processor_times(&proxies)?
+        .into_iter()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before).as_secs_f64());
+    let mut figures: Vec<(Figure, Mode, f64)> = load
+        .figures(&answer)?
+        .into_iter()
+        .map(|(figure, value)| (figure, mode, value))
+        .collect();
+    match (mode, load.bytes(&answer, settings.seconds)) {
+        // What the proxies do while nothing passes them is also part of what they use under load: the reader has to know it.
+        (Mode::Direct, _) => figures.extend(
+            [Figure::IdleProcessorOfClient, Figure::IdleProcessorOfServer]
+                .into_iter()
+                .zip(spent)
+                .map(|(figure, spent)| (figure, Mode::Mesh, spent / elapsed)),
+        ),
+        (Mode::Mesh, Some(bytes)) => figures.extend(
+            [Figure::ProcessorOfClient, Figure::ProcessorOfServer]
+                .into_iter()
+                .zip(spent)
+                .map(|(figure, spent)| (figure, Mode::Mesh, spent / (bytes / GIGABYTE))),
+        ),
+        (Mode::Mesh, None) => {}
     }
     Ok(figures)
+}
+
+fn processor_times(proxies: &[Proxy]) -> Result<Vec<Duration>> {
+    proxies.iter().map(Proxy::processor_time).collect()
 }
 
 const GIGABYTE: f64 = 1e9;

@@ -80,21 +80,14 @@ fn set_up(rig: &Rig) -> Result<()> {
         "echo",
         &[PYTHON, "-c", SERVER],
     )?;
-    rig.pod(
-        "koornacht",
-        "koornacht-worker2",
-        "h2c",
-        &["bash", "-c", H2C],
-    )?;
     for cluster in ["koornacht", "tion"] {
         lab.wait_ready(cluster, "rebel-base", READY)?;
         lab.annotate(cluster, "rebel-base", &["service.cilium.io/global=true"])?;
     }
-    lab.wait_pod_ready(
-        "koornacht",
-        &ObjectKey::new(Kind::Pod, "default", "member"),
-        READY,
-    )?;
+    for pod in ["h2c", "member", "other-member"] {
+        let key = ObjectKey::new(Kind::Pod, "default", pod);
+        lab.wait_pod_ready("koornacht", &key, READY)?;
+    }
     // What follows measures programs, not how fast a change travels.
     rig.wait_for("the other cluster serves rebel-base", READY, || {
         Ok(curl(rig, &["http://rebel-base/"])?.contains("Tion"))
@@ -277,11 +270,7 @@ fn empty_service_refuses_at_once(rig: &Rig) -> Result<()> {
         for _ in 0..5 {
             let text = client(rig, &["refused", &address, "80"])?;
             let (error, millis) = text.trim().split_once(' ').context("two numbers")?;
-            let known = [libc_error(113), libc_error(111)];
-            ensure!(
-                known.contains(&error.to_owned()),
-                "errno {error} for {address}"
-            );
+            ensure!(UNREACHABLE.contains(&error), "errno {error} for {address}");
             ensure!(millis.parse::<u64>()? < 1000, "{millis} ms for {address}");
         }
         let after = counted()?;
@@ -291,11 +280,6 @@ fn empty_service_refuses_at_once(rig: &Rig) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// `EHOSTUNREACH` or `ECONNREFUSED`, as Python prints them.
-fn libc_error(number: u8) -> String {
-    number.to_string()
 }
 
 fn services_are_found(rig: &Rig) -> Result<()> {
@@ -443,10 +427,6 @@ const PYTHON: &str = "/usr/bin/python3";
 const CLIENT: &str = include_str!("applications/client.py");
 const SERVER: &str = include_str!("applications/server.py");
 
-/// A web server that speaks HTTP/2 without TLS; writes no file of the host.
-const H2C: &str = "exec nginx -e stderr -c <(echo 'daemon off; pid /dev/null; error_log stderr; events {} \
-     http { access_log off; server { listen 8081 http2; location / { return 200 ok; } } }')";
-
 const SERVICES: &str = r#"
 apiVersion: v1
 kind: Service
@@ -495,6 +475,22 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: h2c}
+spec:
+  nodeName: koornacht-worker2
+  containers:
+  - name: main
+    # For its file system of its own.
+    image: docker.io/nginx:1.15.8
+    command: [bash, -c]
+    args:
+    - >-
+      echo 'daemon off; pid /run/h2c.pid; error_log stderr; events {}
+      http { access_log off; server { listen 8081 http2; location / { return 200 ok; } } }' > /tmp/h2c.conf;
+      exec nginx -c /tmp/h2c.conf
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: member, labels: {role: crew}}
 spec:
   nodeName: koornacht-worker
@@ -512,6 +508,8 @@ spec:
   - {name: main, image: "tulle.test/host:1", command: [sleep, "100000"]}
 "#;
 
+/// `EHOSTUNREACH` and `ECONNREFUSED`, as Python prints them.
+const UNREACHABLE: [&str; 2] = ["113", "111"];
 /// The response code of a name that does not exist.
 const NXDOMAIN: &str = "3";
 /// How long a change may take to reach every node.

@@ -35,7 +35,7 @@ fn bad_connections_are_counted_and_leave_nothing_behind() -> Result<()> {
     let before = processes.map(|name| Process::of(&rig, name));
     let mut failed = Vec::new();
     for door in DOORS {
-        if let Err(error) = stage.attack(door) {
+        if let Err(error) = stage.attack(&door) {
             failed.push(format!("{}: {error:#}", door.name));
         }
     }

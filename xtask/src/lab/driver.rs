@@ -14,20 +14,24 @@ const UP_LIMIT: Duration = Duration::from_mins(2);
 /// Everything else that the lab does.
 const CHANGE_LIMIT: Duration = Duration::from_mins(1);
 
-/// The rig's network namespaces that the story looks into.
-const ROUTER: &str = "tl-lab-router";
-
 /// The running lab.
 #[derive(Clone)]
 pub(crate) struct Lab {
     program: PathBuf,
+    rig: String,
 }
 
 impl Lab {
-    pub(crate) fn new(workspace: &Workspace) -> Self {
+    pub(crate) fn new(workspace: &Workspace, rig: &str) -> Self {
         Self {
             program: workspace.tulle(),
+            rig: rig.to_owned(),
         }
+    }
+
+    /// Where the lab's programs write their logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        Path::new("/run/tulle-lab").join(&self.rig).join("logs")
     }
 
     pub(crate) fn up(&self, cluster: &str) -> Result<()> {
@@ -88,14 +92,14 @@ impl Lab {
     /// A command on the router between the clusters, outside of both and of the mesh.
     pub(crate) fn on_router(&self, program: &str) -> Run {
         Run::new("ip")
-            .args(["netns", "exec", ROUTER, program])
+            .args(["netns", "exec", &format!("tl-{}-router", self.rig), program])
             .limit(CHANGE_LIMIT)
     }
 
     fn tulle(&self, arguments: &[&str]) -> Run {
         Run::new(&self.program)
             .shown_as("tulle")
-            .arg("lab")
+            .args(["lab", "--rig", &self.rig])
             .args(arguments)
             .limit(CHANGE_LIMIT)
     }

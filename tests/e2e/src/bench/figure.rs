@@ -41,6 +41,10 @@ pub(super) enum Figure {
     ProcessorOfClient,
     /// Processor seconds of the server's node proxy per gigabyte of upload, where that is another one.
     ProcessorOfServer,
+    /// Processor time of the client's node proxy while only direct loads run, in cores.
+    IdleProcessorOfClient,
+    /// The same of the server's node proxy, where that is another one.
+    IdleProcessorOfServer,
 }
 
 impl Load {
@@ -97,6 +101,7 @@ impl Figure {
             Figure::Upload => "B/s",
             Figure::ConnectOne | Figure::ConnectMany => "1/s",
             Figure::ProcessorOfClient | Figure::ProcessorOfServer => "s/GB",
+            Figure::IdleProcessorOfClient | Figure::IdleProcessorOfServer => "cores",
         }
     }
 
@@ -106,7 +111,10 @@ impl Figure {
             Figure::RoundTripP50 | Figure::RoundTripP99 => format!("{value:.1}"),
             Figure::Upload => format!("{:.0}", value / 1e6),
             Figure::ConnectOne | Figure::ConnectMany => format!("{value:.0}"),
-            Figure::ProcessorOfClient | Figure::ProcessorOfServer => format!("{value:.2}"),
+            Figure::ProcessorOfClient
+            | Figure::ProcessorOfServer
+            | Figure::IdleProcessorOfClient
+            | Figure::IdleProcessorOfServer => format!("{value:.2}"),
         }
     }
 }
@@ -121,6 +129,8 @@ impl fmt::Display for Figure {
             Figure::ConnectMany => "new connections/s, 16 clients",
             Figure::ProcessorOfClient => "CPU of the client's node proxy, s/GB",
             Figure::ProcessorOfServer => "CPU of the server's node proxy, s/GB",
+            Figure::IdleProcessorOfClient => "CPU of the client's node proxy, idle, cores",
+            Figure::IdleProcessorOfServer => "CPU of the server's node proxy, idle, cores",
         })
     }
 }

@@ -84,12 +84,6 @@ fn wait_until_held(stdout: ChildStdout) -> Result<()> {
 }
 
 impl ProxyMemory {
-    /// Bytes that each connection adds to the resident memory.
-    pub(super) fn per_connection(&self) -> u64 {
-        let more = self.loaded.resident.saturating_sub(self.idle.resident);
-        more / u64::try_from(self.connections).unwrap_or(u64::MAX).max(1)
-    }
-
     pub(super) fn json(&self) -> Value {
         let memory = |memory: Memory| json!({ "resident_bytes": memory.resident, "anonymous_bytes": memory.anonymous });
         json!({

@@ -77,7 +77,8 @@ impl Report {
         let rounds = self.rounds;
         text += &format!(
             "Direct TCP and the mesh take turns: {rounds} rounds of {seconds} s per load; sockmap mode: {mode}. \
-             Median (lowest to highest); the ratio is the median of the rounds' own ratios.\n"
+             Median (lowest to highest); the ratio is the median of the rounds' own ratios. \
+             CPU per GB includes what a proxy uses when idle; connections may use memory that the proxy already had, so the difference is no price per connection.\n"
         );
         if self.machine.was_busy() {
             text += "\n**The machine was busy with other work: the figures are doubtful.**\n";
@@ -88,7 +89,7 @@ impl Report {
                 text += &self.row(index, place.path, figure);
             }
         }
-        text += "\n| node proxy | RSS idle | RSS with idle connections | connections | per connection |\n|---|--:|--:|--:|--:|\n";
+        text += "\n| node proxy | RSS idle | RSS with idle connections | connections |\n|---|--:|--:|--:|\n";
         for proxy in &self.memory {
             text += &memory_row(proxy);
         }
@@ -126,11 +127,10 @@ fn memory_row(proxy: &ProxyMemory) -> String {
         text
     };
     format!(
-        "| of the {}, two nodes | {} | {} | {} | {:.1} kB |\n",
+        "| of the {}, two nodes | {} | {} | {} |\n",
         proxy.side,
         cell(proxy.idle),
         cell(proxy.loaded),
-        proxy.connections,
-        proxy.per_connection() as f64 / 1e3
+        proxy.connections
     )
 }

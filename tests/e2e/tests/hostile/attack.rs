@@ -132,15 +132,20 @@ fn attack_plainly(target: SocketAddr, bad: Bad, noise: &mut Noise) -> Result<()>
         socket.recv(&mut [0; 512]).ok();
         return Ok(());
     }
-    let mut stream = TcpStream::connect_timeout(&target, DEADLINE)
-        .with_context(|| format!("cannot connect to {target}"))?;
+    let mut stream = match TcpStream::connect_timeout(&target, DEADLINE) {
+        Ok(stream) => stream,
+        // It was made, and refused before this side looked.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot connect to {target}")),
+    };
     if matches!(bad, Bad::Nothing) {
         return Ok(());
     }
     stream.set_read_timeout(Some(PATIENCE))?;
     if stream.write_all(&bytes).is_ok() {
         stream.shutdown(Shutdown::Write).ok();
-        stream.read(&mut [0; 512]).ok();
+        // Whatever comes, or nothing: only that the other end had the time to answer counts.
+        let _len = stream.read(&mut [0; 512]).unwrap_or(0);
     }
     Ok(())
 }
@@ -162,8 +167,8 @@ fn attack_in_tls(target: SocketAddr, bad: Bad, noise: &mut Noise, weapons: &Weap
             let mut answer = Vec::new();
             let listening =
                 async { while tls.read_buf(&mut answer).await.is_ok_and(|len| len > 0) {} };
-            // The other side closes, or says why not and waits; both are well.
-            timeout(PATIENCE, listening).await.ok();
+            // The other side closes, or says why not and waits; both are well. Whoever leaves too early has asked nothing.
+            timeout(TLS_PATIENCE, listening).await.ok();
         }
         Ok(())
     })
@@ -220,6 +225,8 @@ impl Noise {
 const ATTACKERS: usize = 8;
 /// How long an attacker listens for an answer.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The same where a handshake was made, and an answer takes more than a refusal.
+const TLS_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a connection may take to be accepted by the kernel.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A TLS record that announces 512 bytes of a first message, and a few of them.
