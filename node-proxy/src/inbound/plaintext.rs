@@ -48,22 +48,27 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, client: SocketAddr, destinatio
             return;
         }
     };
-    if is_of_node(pod, client) {
-        let open = metrics.open_connection(Direction::Inbound, Security::Plaintext);
-        open.end(relay(application, downstream, &pod.inbound).await.reason());
-        return;
-    }
-    let session = pod.sessions.open(None, client.ip(), destination);
-    if !session.is_still_allowed(pod, &judged) {
+    // The node's own probes belong to no session: policy does not speak of them, before or after.
+    let session =
+        (!is_of_node(pod, client)).then(|| pod.sessions.open(None, client.ip(), destination));
+    if let Some(session) = &session
+        && !session.is_still_allowed(pod, &judged)
+    {
         metrics.count_failed(Direction::Inbound, DENIED);
         return;
     }
     drop(judged);
+    let forbidden = Box::pin(async {
+        match &session {
+            Some(session) => session.forbidden().await,
+            None => std::future::pending().await,
+        }
+    });
     let open = metrics.open_connection(Direction::Inbound, Security::Plaintext);
     let reason = tokio::select! {
         ended = relay(application, downstream, &pod.inbound) => ended.reason(),
         // The relay is dropped: both sides see a reset.
-        () = session.forbidden() => POLICY_CHANGED,
+        () = forbidden => POLICY_CHANGED,
     };
     open.end(reason);
 }

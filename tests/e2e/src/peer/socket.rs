@@ -32,7 +32,7 @@ impl Socket {
     /// Connects to `to`.
     ///
     /// # Errors
-    /// What the kernel says; `TimedOut` after [`DEADLINE`].
+    /// What the kernel says; `TimedOut` after 30 s.
     pub fn connect(to: SocketAddr, discipline: Discipline) -> io::Result<Socket> {
         let socket = socket2::Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         if discipline == Discipline::Blocking {
