@@ -1,4 +1,5 @@
-//! The measurements: builds the programs, runs the bench program, which fills the table of README.md.
+//! The measurements: builds the programs, runs the bench program, which fills the table of README.md, or the one that simulates a
+//! large mesh.
 
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ const BENCH_LIMIT: Duration = Duration::from_mins(60);
 
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Measure a mesh of full size instead: 255 clusters, 10,000 services, 100,000 endpoints (`-- --help` shows its arguments)
+    #[arg(long)]
+    scale: bool,
     /// Further arguments for the bench program
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -22,6 +26,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let _lock = RunLock::take()?;
     say::heading("build");
     workspace.build_programs()?;
+    if options.scale {
+        return run_scale(workspace, options);
+    }
     // The bench program runs the load program that lies beside it.
     workspace
         .cargo()
@@ -36,6 +43,19 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .args(["run", "--release", "--quiet", "--package", "tulle-e2e"])
         .args(["--bin", "bench", "--", "--readme"])
         .arg(workspace.root().join("README.md"))
+        .args(&options.arguments)
+        .env("TULLE_BIN_DIR", workspace.programs())
+        .limit(BENCH_LIMIT)
+        .run()
+}
+
+fn run_scale(workspace: &Workspace, options: &Options) -> Result<()> {
+    setup::clean_lab(workspace)?;
+    say::heading("a mesh of full size");
+    workspace
+        .cargo()
+        .args(["run", "--release", "--quiet", "--package", "tulle-bench"])
+        .args(["--bin", "scale", "--"])
         .args(&options.arguments)
         .env("TULLE_BIN_DIR", workspace.programs())
         .limit(BENCH_LIMIT)

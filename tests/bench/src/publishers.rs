@@ -1,0 +1,171 @@
+//! The simulated clusters: each publishes its own state to etcd, heartbeat included, by the code that an xds-server does it with.
+
+use std::{sync::Arc, time::SystemTime};
+
+use anyhow::{Context as _, Result};
+use imbl::OrdMap;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tulle_identity::CertificateAuthority;
+use tulle_model::{Health, TrustBundle, Workload};
+use tulle_xds_server::{
+    layout::{self, ClusterInfo},
+    metrics::Metrics,
+    status::StatusBoard,
+    store::{self, EtcdSettings},
+    world::OwnState,
+};
+
+use crate::plan::Plan;
+
+/// All simulated clusters, publishing until dropped.
+#[derive(Debug)]
+pub struct Publishers {
+    clusters: Vec<Cluster>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Cluster {
+    state: watch::Sender<OwnState>,
+    workloads: Vec<Workload>,
+    board: Arc<StatusBoard>,
+}
+
+impl Publishers {
+    /// Starts to publish everything in the plan.
+    ///
+    /// # Errors
+    /// When an authority cannot be made.
+    pub fn start(plan: Plan, etcd: &EtcdSettings) -> Result<Publishers> {
+        let mut publishers = Publishers {
+            clusters: Vec::new(),
+            metrics: Arc::new(Metrics::new()),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        for number in 0..plan.clusters {
+            let name = plan.cluster_name(number)?;
+            let cluster = Cluster::new(plan, number)?;
+            let publish = store::publish(
+                name,
+                etcd.clone(),
+                cluster.state.subscribe(),
+                Arc::clone(&cluster.board),
+                Arc::clone(&publishers.metrics),
+                publishers.stop.clone(),
+            );
+            publishers.tasks.spawn(publish);
+            publishers.clusters.push(cluster);
+        }
+        Ok(publishers)
+    }
+
+    /// How many clusters have published everything.
+    pub fn published(&self) -> usize {
+        let done = |cluster: &&Cluster| cluster.board.read().store.published;
+        self.clusters.iter().filter(done).count()
+    }
+
+    /// The last fault that a publisher met, if any has one now.
+    pub fn fault(&self) -> Option<String> {
+        let fault = |cluster: &Cluster| cluster.board.read().store.last_error;
+        self.clusters.iter().find_map(fault)
+    }
+
+    /// The name of an endpoint in the mesh.
+    ///
+    /// # Errors
+    /// When the cluster has no endpoint.
+    pub fn name(&mut self, cluster: usize, endpoint: usize) -> Result<String> {
+        Ok(self.endpoint(cluster, endpoint)?.1.uid.0.clone())
+    }
+
+    /// Makes an endpoint ready or unready.
+    ///
+    /// # Errors
+    /// When the cluster has no endpoint.
+    pub fn flip(&mut self, cluster: usize, endpoint: usize) -> Result<()> {
+        let (state, workload) = self.endpoint(cluster, endpoint)?;
+        workload.health = match workload.health {
+            Health::Healthy => Health::Unhealthy,
+            _ => Health::Healthy,
+        };
+        let key = layout::workload_key(&workload.uid);
+        let value = layout::encode(workload);
+        state.send_modify(|state| {
+            state.entries.insert(Arc::from(key), value);
+        });
+        Ok(())
+    }
+
+    fn endpoint(
+        &mut self,
+        cluster: usize,
+        endpoint: usize,
+    ) -> Result<(&watch::Sender<OwnState>, &mut Workload)> {
+        let cluster = self.clusters.get_mut(cluster).context("no such cluster")?;
+        let count = cluster.workloads.len().max(1);
+        let workload = cluster.workloads.get_mut(endpoint % count);
+        let workload = workload.context("the cluster has no endpoint")?;
+        Ok((&cluster.state, workload))
+    }
+}
+
+impl Drop for Publishers {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Cluster {
+    fn new(plan: Plan, number: usize) -> Result<Cluster> {
+        let name = plan.cluster_name(number)?;
+        let trust_domain = plan.trust_domain(number)?;
+        let id = u16::try_from(number)? + FIRST_ID;
+        let authority = CertificateAuthority::ephemeral(&trust_domain, SystemTime::now())?;
+        let info = ClusterInfo {
+            name: name.clone(),
+            id: id.try_into()?,
+            trust_domain: trust_domain.clone(),
+            version: layout::VERSION,
+        };
+        let bundle = TrustBundle {
+            trust_domain: trust_domain.clone(),
+            roots_pem: authority.root_pem().to_owned(),
+        };
+        let mut entries = OrdMap::new();
+        entries.insert(Arc::from(layout::INFO), layout::encode(&info));
+        entries.insert(Arc::from(layout::BUNDLE), layout::encode(&bundle));
+        for service in plan.services_of(number) {
+            let service = plan.service(service)?;
+            entries.insert(
+                Arc::from(layout::service_key(&service.key())),
+                layout::encode(&service),
+            );
+        }
+        let mut workloads = Vec::new();
+        for (count, (endpoint, service)) in plan.endpoints_of(number).enumerate() {
+            let workload = plan.workload(number, count, endpoint, service)?;
+            entries.insert(
+                Arc::from(layout::workload_key(&workload.uid)),
+                layout::encode(&workload),
+            );
+            workloads.push(workload);
+        }
+        let (state, _) = watch::channel(OwnState {
+            complete: true,
+            entries,
+        });
+        Ok(Cluster {
+            state,
+            workloads,
+            board: Arc::new(StatusBoard::new(name, id, trust_domain)),
+        })
+    }
+}
+
+/// The real cluster is number 1.
+const FIRST_ID: u16 = 2;
