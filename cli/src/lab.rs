@@ -1,7 +1,6 @@
 //! `tulle lab …`: the commands of the lab, spoken as kubectl speaks where both have the command.
 
 use std::{
-    error::Error,
     ffi::OsString,
     fs::File,
     io::{self, Read, Seek, Write},
@@ -15,6 +14,8 @@ use tulle_lab::{
     ALL_NAMESPACES, Changed, Edited, ExecRequest, Kind, Lab, LabConfig, LabError, ManifestText,
     ObjectKey, OutputFormat, UpOptions,
 };
+
+use crate::output::{Outcome, print};
 
 /// The arguments of `tulle lab`.
 #[derive(Debug, Args)]
@@ -39,6 +40,9 @@ enum LabCommand {
         /// Where `node-proxy` and `xds-server` lie, if not beside this program.
         #[arg(long, value_name = "DIR")]
         bin_dir: Option<PathBuf>,
+        /// Let each cluster stand alone until `tulle clustermesh enable` and `connect`
+        #[arg(long)]
+        no_mesh: bool,
     },
     /// Remove the rig, whatever its state.
     Down,
@@ -201,8 +205,6 @@ enum Output {
     Name,
 }
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
-
 /// Runs one command of the lab.
 pub(crate) fn run(arguments: LabArguments) -> Outcome<ExitCode> {
     let rig = arguments.rig;
@@ -212,7 +214,14 @@ pub(crate) fn run(arguments: LabArguments) -> Outcome<ExitCode> {
             file,
             clusters,
             bin_dir,
-        } => up(rig, file, clusters, bin_dir)?,
+            no_mesh,
+        } => up(UpOptions {
+            config: file.map(|path| LabConfig::read(&path)).transpose()?,
+            clusters,
+            rig,
+            binaries: bin_dir,
+            no_mesh,
+        })?,
         LabCommand::Down => Lab::down(&name)?,
         LabCommand::Supervise => tulle_lab::supervise(&name)?,
         LabCommand::Exec(arguments) => return exec(&Lab::open(&name)?, arguments),
@@ -221,20 +230,8 @@ pub(crate) fn run(arguments: LabArguments) -> Outcome<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(
-    rig: Option<String>,
-    file: Option<PathBuf>,
-    clusters: Vec<String>,
-    binaries: Option<PathBuf>,
-) -> Outcome<()> {
-    let config = file.map(|path| LabConfig::read(&path)).transpose()?;
-    let lab = Lab::up(UpOptions {
-        config,
-        clusters,
-        rig,
-        binaries,
-    })?;
-    print(&lab.status())
+fn up(options: UpOptions) -> Outcome<()> {
+    print(&Lab::up(options)?.status())
 }
 
 /// The commands that are about objects.
@@ -483,14 +480,6 @@ fn print_changes(changes: &[Changed]) -> Outcome<()> {
     changes
         .iter()
         .try_for_each(|change| print(&format!("{change}\n")))
-}
-
-fn print(text: &str) -> Outcome<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has read enough (`| head`).
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => Ok(outcome?),
-    }
 }
 
 impl Output {

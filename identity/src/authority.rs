@@ -33,6 +33,7 @@ mod root;
 mod store;
 
 pub use error::{OpenAuthorityError, SignCsrError};
+pub(crate) use root::{check, read_key};
 
 /// A root certificate and its key, ready to sign for one trust domain.
 pub struct CertificateAuthority {
@@ -102,7 +103,7 @@ impl CertificateAuthority {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, OpenAuthorityError> {
-        let (root_not_after, der) = root::check(certificate_pem, &key, trust_domain, now)?;
+        let (root_not_after, der) = root::check(certificate_pem, &key, Some(trust_domain), now)?;
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| {
             OpenAuthorityError::Certificate {
                 detail: error.to_string(),
@@ -284,7 +285,7 @@ pub(crate) fn random_serial() -> SerialNumber {
 }
 
 /// X.509 counts whole seconds; the fraction is dropped, so that what we report is what is signed.
-fn whole_seconds(moment: SystemTime) -> SystemTime {
+pub(crate) fn whole_seconds(moment: SystemTime) -> SystemTime {
     let since_epoch = moment
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -306,7 +307,7 @@ pub const SVID_TTL_DEFAULT: Duration = Duration::from_secs(60 * 60);
 /// How long a certificate may live at most.
 pub const SVID_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Certificates begin this much in the past, for peers whose clock is behind (istiod does the same).
-const CLOCK_SKEW: Duration = Duration::from_secs(2 * 60);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(2 * 60);
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod authority;
 mod bundles;
 mod ca_client;
 mod causes;
+mod client_authority;
 mod grpc_tls;
 mod handshake;
 mod leaf;
@@ -28,6 +29,7 @@ pub use authority::{
 };
 pub use bundles::{ParseBundleError, TrustBundles};
 pub use ca_client::{CaClient, CaClientConfig, OpenCaClientError};
+pub use client_authority::{ClientAuthority, ClientCredentials};
 pub use grpc_tls::{
     ClientTls, DialError, GrpcConnector, GrpcStream, OpenClientTlsError, ParseEndpointError,
     ServerTls,

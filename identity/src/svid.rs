@@ -12,7 +12,7 @@ use std::{
 use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
 };
@@ -68,6 +68,26 @@ impl Svid {
             mesh_client: OnceLock::new(),
             mesh_server: OnceLock::new(),
         })
+    }
+
+    /// Reads a chain, leaf first, and its key, as an operator keeps them in files.
+    ///
+    /// # Errors
+    /// They are unreadable, do not fit each other, or the leaf carries no identity of a workload.
+    pub fn from_pem(chain_pem: &str, key_pem: &str) -> Result<Self, AcceptSvidError> {
+        let chain = pem::certificates(chain_pem).map_err(AcceptSvidError::Pem)?;
+        let leaf = chain
+            .first()
+            .ok_or(AcceptSvidError::Pem(ParsePemError::Empty))?;
+        let id = Leaf::parse(leaf)
+            .and_then(|leaf| leaf.workload_id())
+            .map_err(AcceptSvidError::Leaf)?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| {
+            AcceptSvidError::Key {
+                detail: error.to_string(),
+            }
+        })?;
+        Svid::new(id, chain, key)
     }
 
     /// Notes the roots that the issuer sent along.

@@ -1,6 +1,6 @@
 //! The delta ADS method: who may subscribe, and one task for each stream.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::sync::{mpsc, watch};
@@ -12,7 +12,7 @@ use tulle_wire::xds::DeltaDiscoveryRequest;
 
 pub use self::stream::EncodedResponse;
 use self::stream::{StreamContext, drive};
-use crate::{metrics::Metrics, server::Caller, snapshot::Snapshot};
+use crate::{management::NodeBoard, metrics::Metrics, server::Caller, snapshot::Snapshot};
 
 mod stream;
 mod subscription;
@@ -27,6 +27,7 @@ pub struct Ads {
     tasks: TaskTracker,
     stop: CancellationToken,
     identifier: Arc<str>,
+    nodes: Arc<NodeBoard>,
 }
 
 impl Ads {
@@ -47,7 +48,15 @@ impl Ads {
             tasks,
             stop,
             identifier: identifier.into(),
+            nodes: Arc::default(),
         }
+    }
+
+    /// Notes the streams on `nodes`.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: Arc<NodeBoard>) -> Self {
+        self.nodes = nodes;
+        self
     }
 
     /// Nobody sees the mesh without proof that it is a node proxy of this cluster.
@@ -85,7 +94,8 @@ impl StreamingService<DeltaDiscoveryRequest> for Ads {
         if let Err(status) = self.authenticate(&request) {
             return std::future::ready(Err(status));
         }
-        std::future::ready(Ok(Response::new(self.open(request.into_inner()))))
+        let address = request.extensions().get::<Caller>().map(|c| c.address);
+        std::future::ready(Ok(Response::new(self.open(request.into_inner(), address))))
     }
 }
 
@@ -93,6 +103,7 @@ impl Ads {
     fn open(
         &self,
         requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
+        address: Option<SocketAddr>,
     ) -> ReceiverStream<Result<EncodedResponse, Status>> {
         let (sender, receiver) = mpsc::channel(RESPONSES_LEN_MAX);
         let context = StreamContext {
@@ -100,6 +111,8 @@ impl Ads {
             metrics: Arc::clone(&self.metrics),
             stop: self.stop.clone(),
             identifier: Arc::clone(&self.identifier),
+            nodes: Arc::clone(&self.nodes),
+            address,
         };
         self.tasks.spawn(drive(context, requests, sender));
         ReceiverStream::new(receiver)
@@ -121,6 +134,15 @@ pub fn xds_server_id(trust_domain: &TrustDomain) -> SpiffeId {
         trust_domain: trust_domain.clone(),
         namespace: SYSTEM_NAMESPACE.to_owned(),
         service_account: "xds-server".to_owned(),
+    }
+}
+
+/// The identity of whoever may use the management API of a trust domain's cluster.
+pub fn operator_id(trust_domain: &TrustDomain) -> SpiffeId {
+    SpiffeId {
+        trust_domain: trust_domain.clone(),
+        namespace: SYSTEM_NAMESPACE.to_owned(),
+        service_account: "operator".to_owned(),
     }
 }
 

@@ -6,10 +6,14 @@ use clap::{Args, Parser, Subcommand};
 use tulle_identity::{SVID_TTL_DEFAULT, SVID_TTL_MAX};
 use tulle_model::{ClusterId, ClusterName, TrustDomain};
 
+use self::management::RawManagement;
+pub use self::management::{ManagementConfig, PeersConfig};
 use crate::{
     remotes::is_https,
     store::{EtcdInit, EtcdSettings},
 };
+
+mod management;
 
 /// The command line as it is typed.
 #[derive(Debug, Parser)]
@@ -75,6 +79,8 @@ struct RawServe {
     /// Longest life of a workload's certificate: 90s, 30m, 1h
     #[arg(long, value_name = "TIME")]
     svid_ttl: Option<String>,
+    #[command(flatten)]
+    management: RawManagement,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +148,8 @@ pub struct Config {
     pub remotes: Option<PathBuf>,
     /// The longest life of a certificate.
     pub svid_ttl: Duration,
+    /// The management API.
+    pub management: ManagementConfig,
 }
 
 /// Where the authority's root comes from.
@@ -199,6 +207,7 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
     let node_tokens = faults.required("--node-tokens", raw.node_tokens);
     let store = faults.store(&raw.store, raw.etcd, raw.remotes.is_some());
     let svid_ttl = faults.svid_ttl(raw.svid_ttl.as_deref());
+    let management = management::check(raw.management, &mut faults);
     // Everything was looked at before the first missing value ends the function.
     let found = move || {
         Some(Config {
@@ -213,6 +222,7 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
             store: store?,
             remotes: raw.remotes,
             svid_ttl: svid_ttl?,
+            management: management?,
         })
     };
     match found() {

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod config;
 mod directory_watch;
 pub mod layout;
+pub mod management;
 pub mod merge;
 pub mod metrics;
 pub mod policy_source;

@@ -39,6 +39,7 @@ pub struct Metrics {
     connections_refused: Family<Labels, Counter>,
     /// Requests that reached the gRPC port for a method that does not exist.
     pub unknown_methods: Counter,
+    management_requests: Family<Labels, Counter>,
     /// Snapshots that the streams were given.
     pub snapshots: Counter,
     /// Keys written to or deleted from the own etcd.
@@ -72,6 +73,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Family::default(),
             unknown_methods: Counter::default(),
+            management_requests: Family::default(),
             snapshots: Counter::default(),
             store_writes: Counter::default(),
             store_errors: Counter::default(),
@@ -171,6 +173,11 @@ impl Metrics {
             self.unknown_methods.clone(),
         );
         r.register(
+            "management_requests",
+            "Requests to the management API by outcome",
+            self.management_requests.clone(),
+        );
+        r.register(
             "store_writes",
             "Keys written to or deleted from the own etcd",
             self.store_writes.clone(),
@@ -249,6 +256,13 @@ impl Metrics {
     pub fn count_refused_connection(&self, reason: &'static str) {
         self.connections_refused
             .get_or_create(&vec![("reason", reason)])
+            .inc();
+    }
+
+    /// A request to the management API, and what became of it.
+    pub fn count_management(&self, outcome: &'static str) {
+        self.management_requests
+            .get_or_create(&vec![("outcome", outcome)])
             .inc();
     }
 

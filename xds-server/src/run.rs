@@ -20,16 +20,20 @@ use crate::{
     ca::Certificates,
     config::{AuthorityConfig, Config, StoreConfig},
     layout::{self, ClusterInfo},
+    management::{NodeBoard, PublishingControl, PublishingTask},
     metrics::Metrics,
     remotes::{self, RemoteEvent, RemotesContext},
     server::{self, Services},
     snapshot::Snapshot,
     source::{Source, SourceEvent, manifests::ManifestDirectory},
     status::StatusBoard,
-    store,
     tokens::NodeTokens,
-    world::{Outputs, OwnState, World},
+    world::{MeshView, Outputs, OwnState, World},
 };
+
+mod management;
+
+use self::management::Views;
 
 /// A server that runs.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Running {
     pub listen: std::net::SocketAddr,
     /// Where health and status are served.
     pub admin: std::net::SocketAddr,
+    /// Where operators are served, if they are.
+    pub management: Option<std::net::SocketAddr>,
     /// The root of the cluster's identities.
     pub root_pem: String,
     stop: CancellationToken,
@@ -72,28 +78,46 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let listener = bind("--listen", config.listen).await?;
     let admin_listener = bind("--admin", config.admin).await?;
     let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+    let management_listener = match config.management.listen {
+        Some(address) => Some(bind("--management", address).await?),
+        None => None,
+    };
+    let management = management_listener.as_ref().map(TcpListener::local_addr);
+    let management = management.transpose()?;
     let root_pem = authority.root_pem().to_owned();
     let status = StatusBoard::new(
         config.cluster.clone(),
         config.cluster_id.value(),
         config.trust_domain.clone(),
     );
+    let peers = management::open_peers(&config)?;
     let parts = Parts {
-        config,
         status: Arc::new(status),
+        nodes: Arc::default(),
+        publishing: Arc::new(management::publishing(&config).await),
+        config,
         metrics: Arc::new(Metrics::new()),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     };
     let (snapshots, snapshots_rx) = watch::channel(Arc::new(Snapshot::default()));
+    let (mesh, mesh_rx) = watch::channel(Arc::new(MeshView::default()));
+    if let Some(listener) = management_listener {
+        let views = Views {
+            snapshots: snapshots_rx.clone(),
+            mesh: mesh_rx,
+        };
+        parts.start_management(listener, Arc::clone(&tls), views, &root_pem, peers);
+    }
     parts
         .start_ports(listener, tls, admin_listener, authority, snapshots_rx)
         .await;
-    parts.start_world(snapshots, &root_pem).await;
+    parts.start_world(snapshots, mesh, &root_pem).await;
     tracing::info!(%listen, %admin, "serving");
     Ok(Running {
         listen,
         admin,
+        management,
         root_pem,
         stop: parts.stop,
         tasks: parts.tasks,
@@ -104,6 +128,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 struct Parts {
     config: Config,
     status: Arc<StatusBoard>,
+    nodes: Arc<NodeBoard>,
+    publishing: Arc<PublishingControl>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -130,7 +156,8 @@ impl Parts {
             Arc::clone(metrics),
             self.tasks.clone(),
             stop.clone(),
-        );
+        )
+        .with_nodes(Arc::clone(&self.nodes));
         let certificates = Certificates::new(
             Arc::clone(&authority),
             Arc::clone(&tokens),
@@ -166,7 +193,12 @@ impl Parts {
         ));
     }
 
-    async fn start_world(&self, snapshots: watch::Sender<Arc<Snapshot>>, root_pem: &str) {
+    async fn start_world(
+        &self,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        mesh: watch::Sender<Arc<MeshView>>,
+        root_pem: &str,
+    ) {
         let config = &self.config;
         let info = ClusterInfo {
             name: config.cluster.clone(),
@@ -181,6 +213,7 @@ impl Parts {
         let (own_state_tx, own_state) = watch::channel(OwnState::default());
         let outputs = Outputs {
             snapshots,
+            mesh,
             own_state: own_state_tx,
             status: Arc::clone(&self.status),
             metrics: Arc::clone(&self.metrics),
@@ -194,14 +227,15 @@ impl Parts {
         self.start_remotes(remotes_tx).await;
         self.start_source(source_tx);
         if let StoreConfig::Etcd(settings) = &config.store {
-            self.tasks.spawn(store::publish(
-                config.cluster.clone(),
-                settings.clone(),
+            let publishing = PublishingTask {
+                cluster: config.cluster.clone(),
+                settings: settings.clone(),
                 own_state,
-                Arc::clone(&self.status),
-                Arc::clone(&self.metrics),
-                self.stop.clone(),
-            ));
+                status: Arc::clone(&self.status),
+                metrics: Arc::clone(&self.metrics),
+            };
+            let wishes = self.publishing.subscribe();
+            self.tasks.spawn(publishing.run(wishes, self.stop.clone()));
         }
     }
 

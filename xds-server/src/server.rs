@@ -125,7 +125,7 @@ impl Connection {
     }
 }
 
-async fn shake_hands(
+pub(crate) async fn shake_hands(
     stream: TcpStream,
     address: SocketAddr,
     tls: &ServerTls,

@@ -1,4 +1,4 @@
-//! Which node presents which token. Only hashes are stored; a token itself is never logged, kept or compared byte by byte.
+//! Which node (or operator) presents which token. Only hashes are stored; a token itself is never logged, kept or compared byte by byte.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ type Signature = (u64, u64, Option<SystemTime>);
 #[non_exhaustive]
 pub enum ReadTokensError {
     /// The file cannot be read.
-    #[error("cannot read the node tokens {}", path.display())]
+    #[error("cannot read the tokens {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -42,13 +42,13 @@ pub enum ReadTokensError {
         source: std::io::Error,
     },
     /// The file is too large.
-    #[error("the node tokens {} are larger than {FILE_BYTES_MAX} bytes", path.display())]
+    #[error("the tokens {} are larger than {FILE_BYTES_MAX} bytes", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
     /// The file is not a JSON object of texts.
-    #[error("the node tokens {} are not a JSON object of node name and hash", path.display())]
+    #[error("the tokens {} are not a JSON object of name and hash", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum ReadTokensError {
         source: serde_json::Error,
     },
     /// A hash is not one.
-    #[error("the node tokens {} hold no SHA-256 in 64 hex digits for the node {node:?}", path.display())]
+    #[error("the tokens {} hold no SHA-256 in 64 hex digits for {node:?}", path.display())]
     Hash {
         /// The file.
         path: PathBuf,

@@ -3,7 +3,11 @@
 //!
 //! Everything that is waiting is taken in before a snapshot is made, so a burst costs one snapshot.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -12,12 +16,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tulle_model::{Change, ClusterName, TrustBundle};
+use tulle_model::{Change, ClusterName, Directory, TrustBundle};
 
 use crate::{
     catalog::{Catalog, CatalogSettings},
     layout::{self, ClusterInfo},
-    merge::{Merge, RefuseRemoteError},
+    merge::{Merge, RefuseRemoteError, Remote},
     metrics::Metrics,
     remotes::RemoteEvent,
     snapshot::{ResourceType, Snapshot},
@@ -34,11 +38,31 @@ pub struct OwnState {
     pub entries: OrdMap<Arc<str>, Bytes>,
 }
 
+/// What is known of every cluster, before it is merged to what the nodes are given.
+#[derive(Debug, Clone, Default)]
+pub struct MeshView {
+    /// The own cluster.
+    pub own: Directory,
+    /// The others by name.
+    pub remotes: BTreeMap<ClusterName, RemoteView>,
+}
+
+/// What is known of another cluster.
+#[derive(Debug, Clone)]
+pub struct RemoteView {
+    /// As it describes itself.
+    pub state: Directory,
+    /// Its heartbeat stands still.
+    pub silent: bool,
+}
+
 /// Where the world's results go.
 #[derive(Debug)]
 pub struct Outputs {
     /// To the streams and the certificate authority.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// To whoever explains the snapshots.
+    pub mesh: watch::Sender<Arc<MeshView>>,
     /// To the store.
     pub own_state: watch::Sender<OwnState>,
     /// To the operator.
@@ -355,6 +379,20 @@ impl World {
             .snapshots
             .send_replace(Arc::new(self.snapshot.clone()));
         self.outputs.own_state.send_replace(self.own_state.clone());
+        self.outputs.mesh.send_replace(Arc::new(self.mesh_view()));
+    }
+
+    /// Directories share what did not change, so this costs a few pointers for each cluster.
+    fn mesh_view(&self) -> MeshView {
+        let view = |(name, remote): (&ClusterName, &Remote)| {
+            let state = remote.state().clone();
+            let silent = remote.is_silent();
+            (name.clone(), RemoteView { state, silent })
+        };
+        MeshView {
+            own: self.merge.local().clone(),
+            remotes: self.merge.remotes().iter().map(view).collect(),
+        }
     }
 }
 

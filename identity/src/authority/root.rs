@@ -16,7 +16,7 @@ pub(super) fn new_key() -> Result<KeyPair, OpenAuthorityError> {
     KeyPair::generate().map_err(key_fault)
 }
 
-pub(super) fn read_key(text: &str) -> Result<KeyPair, OpenAuthorityError> {
+pub(crate) fn read_key(text: &str) -> Result<KeyPair, OpenAuthorityError> {
     KeyPair::from_pem(text).map_err(key_fault)
 }
 
@@ -59,11 +59,11 @@ pub(super) fn certify(
     Ok(pem::encode("CERTIFICATE", certificate.der()))
 }
 
-/// Whether certificate and key make a root for the trust domain; returns the end of its time, and the certificate.
-pub(super) fn check(
+/// Whether certificate and key make a root, and for the trust domain if one is given; returns the end of its time, and the certificate.
+pub(crate) fn check(
     certificate_pem: &str,
     key: &KeyPair,
-    trust_domain: &TrustDomain,
+    trust_domain: Option<&TrustDomain>,
     now: SystemTime,
 ) -> Result<(SystemTime, CertificateDer<'static>), OpenAuthorityError> {
     let mut certificates = pem::certificates(certificate_pem).map_err(OpenAuthorityError::Pem)?;
@@ -79,12 +79,12 @@ pub(super) fn check(
     if parsed.public_key_info() != key.subject_public_key_info() {
         return Err(OpenAuthorityError::KeyMismatch);
     }
-    if let Some(found) = parsed.authority_domain()
-        && found != trust_domain.as_str()
+    if let (Some(found), Some(expected)) = (parsed.authority_domain(), trust_domain)
+        && found != expected.as_str()
     {
         return Err(OpenAuthorityError::OtherTrustDomain {
             found,
-            expected: trust_domain.clone(),
+            expected: expected.clone(),
         });
     }
     let not_after = parsed.not_after();

@@ -6,6 +6,7 @@
 
 pub mod citadel;
 mod hash;
+pub mod management;
 pub mod security;
 mod translate;
 pub mod tulle;

@@ -44,7 +44,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("tulle-lab", &["tulle-model"]),
-    ("tulle", &["tulle-model", "tulle-wire", "tulle-lab"]),
+    (
+        "tulle",
+        &["tulle-model", "tulle-wire", "tulle-identity", "tulle-lab"],
+    ),
     // The end-to-end tests drive built programs; they use library crates only to play a foreign peer.
     (
         "tulle-e2e",

@@ -357,6 +357,23 @@ pub(crate) fn token_file(places: &Places, cluster: &str, node: &str) -> PathBuf 
     places.node(cluster, node).join("token")
 }
 
+/// The file of the hashed tokens of a cluster's operators.
+pub(crate) fn operator_tokens_file(places: &Places, cluster: &str) -> PathBuf {
+    places.cluster(cluster).join("operator-tokens.json")
+}
+
+/// The file of the operator's token.
+pub(crate) fn operator_token_file(places: &Places, cluster: &str) -> PathBuf {
+    places.cluster(cluster).join("operator-token")
+}
+
+/// Where a cluster's xds-server takes orders.
+pub(crate) fn management_url(cluster: &ClusterConfig) -> String {
+    format!("https://{}:{MANAGEMENT_PORT}", cluster.control_plane())
+}
+
+/// The port of a cluster's management API.
+const MANAGEMENT_PORT: u16 = 15013;
 /// The port of a cluster's etcd.
 pub(crate) const ETCD_PORT: u16 = 2379;
 

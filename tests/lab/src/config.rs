@@ -73,6 +73,8 @@ pub enum Connect {
     Auto,
     /// Only `tulle lab connect` connects.
     Manual,
+    /// Clusters do not even publish what they share, until `tulle clustermesh enable` and `connect`.
+    Off,
 }
 
 /// One cluster.
@@ -199,6 +201,17 @@ impl LabConfig {
         // well.
         let lines = self.text.lines().filter(|line| !line.starts_with("rig:"));
         let text = format!("rig: {rig}\n{}\n", lines.collect::<Vec<_>>().join("\n"));
+        LabConfig::parse("lab.yaml", &text)
+    }
+
+    /// The same lab, whose clusters stand alone until an operator connects them.
+    ///
+    /// # Errors
+    /// Never in practice: only one known word changes.
+    pub fn without_connections(&self) -> Result<LabConfig, ReadConfigError> {
+        let lines = self.text.lines();
+        let lines = lines.filter(|line| !line.starts_with("connect:"));
+        let text = format!("connect: off\n{}\n", lines.collect::<Vec<_>>().join("\n"));
         LabConfig::parse("lab.yaml", &text)
     }
 

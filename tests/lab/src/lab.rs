@@ -1,12 +1,13 @@
 //! The lab as a library: one value that stands for a rig, with a method for each command.
 
+mod management;
 mod objects;
 mod pods;
 mod rig;
 
 use std::path::PathBuf;
 
-pub use self::objects::Edited;
+pub use self::{management::ManagementAccess, objects::Edited};
 use crate::{
     component::Programs,
     config::{ClusterConfig, LabConfig},
@@ -27,6 +28,8 @@ pub struct UpOptions {
     pub rig: Option<String>,
     /// Where `node-proxy` and `xds-server` lie, if not beside the running program.
     pub binaries: Option<PathBuf>,
+    /// No cluster publishes its state or knows of another until an operator orders it.
+    pub no_mesh: bool,
 }
 
 /// A rig.
@@ -82,9 +85,12 @@ impl Lab {
         if let Some(rig) = &options.rig {
             config = config.with_rig(rig)?;
         }
+        if options.no_mesh {
+            config = config.without_connections()?;
+        }
         let places = Places::of(&config.rig)?;
         let known = Lab::open(&config.rig).ok();
-        if let (false, Some(known)) = (given, &known) {
+        if let (false, false, Some(known)) = (given, options.no_mesh, &known) {
             config = known.config.clone();
         }
         let binaries = options.binaries.or_else(|| config.binaries.clone());

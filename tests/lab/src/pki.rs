@@ -82,6 +82,11 @@ impl EtcdCertificates {
         self.directory.join("ca.crt")
     }
 
+    /// The CA's key.
+    pub(crate) fn ca_key(&self) -> PathBuf {
+        self.directory.join("ca.key")
+    }
+
     /// A holder's certificate.
     pub(crate) fn certificate(&self, holder: Holder) -> PathBuf {
         self.directory.join(format!("{}.crt", holder.name()))
@@ -120,7 +125,7 @@ impl EtcdCertificates {
     }
 
     fn create_ca(&self, cluster: &ClusterConfig) -> Result<(), MakeCertificatesError> {
-        let mut command = self.request(&self.directory.join("ca.key"), &self.ca());
+        let mut command = self.request(&self.ca_key(), &self.ca());
         command
             .args(["-subj", &format!("/CN=etcd CA of {}", cluster.name)])
             .args(["-addext", "basicConstraints=critical,CA:TRUE"])
@@ -139,7 +144,7 @@ impl EtcdCertificates {
             .arg("-CA")
             .arg(self.ca())
             .arg("-CAkey")
-            .arg(self.directory.join("ca.key"))
+            .arg(self.ca_key())
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args(["-addext", "keyUsage=critical,digitalSignature"]);
         if holder == Holder::Server {

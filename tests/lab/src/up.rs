@@ -355,25 +355,41 @@ fn namespaces_exist(places: &Places, cluster: &ClusterConfig) -> bool {
             .all(|node| netns::exists(&places.node_namespace(&cluster.name, &node.name)))
 }
 
-/// Gives each node a secret; the control plane gets only the hashes.
+/// Gives each node and the operator a secret; the control plane gets only the hashes.
 fn create_tokens(places: &Places, cluster: &ClusterConfig) -> Result<(), UpError> {
+    let token_of = |node: &str| component::token_file(places, &cluster.name, node);
+    let nodes = cluster.nodes.iter().map(|node| node.name.as_str());
+    create_secrets(
+        nodes.map(|node| (node, token_of(node))),
+        &component::node_tokens_file(places, &cluster.name),
+    )?;
+    let operator = component::operator_token_file(places, &cluster.name);
+    create_secrets(
+        [("lab", operator)],
+        &component::operator_tokens_file(places, &cluster.name),
+    )
+}
+
+/// Makes a secret for each name that has none, and writes all their hashes.
+fn create_secrets<'n>(
+    secrets: impl IntoIterator<Item = (&'n str, PathBuf)>,
+    hashes_file: &Path,
+) -> Result<(), UpError> {
     let mut hashes = serde_json::Map::new();
-    for node in &cluster.nodes {
-        let path = component::token_file(places, &cluster.name, &node.name);
+    for (name, path) in secrets {
         if !path.exists() {
             api::write_whole(&path, random::token().as_bytes(), 0o600)
                 .map_err(|(path, source)| fault("write", &path, source))?;
         }
         let token = fs::read_to_string(&path).map_err(|source| fault("read", &path, source))?;
         let hash = random::hex(&Sha256::digest(token.trim().as_bytes()));
-        hashes.insert(node.name.clone(), serde_json::Value::String(hash));
+        hashes.insert(name.to_owned(), serde_json::Value::String(hash));
     }
-    let path = component::node_tokens_file(places, &cluster.name);
     let text = serde_json::Value::Object(hashes).to_string();
-    if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+    if fs::read_to_string(hashes_file).is_ok_and(|known| known == text) {
         return Ok(());
     }
-    api::write_whole(&path, text.as_bytes(), 0o600)
+    api::write_whole(hashes_file, text.as_bytes(), 0o600)
         .map_err(|(path, source)| fault("write", &path, source))
 }
 

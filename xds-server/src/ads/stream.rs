@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -13,10 +14,14 @@ use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tulle_wire::xds::{ControlPlane, DeltaDiscoveryRequest, Node};
+use tulle_wire::{
+    ValueKind,
+    xds::{ControlPlane, DeltaDiscoveryRequest, Node},
+};
 
 use super::subscription::{Subscription, Update};
 use crate::{
+    management::{NodeBoard, StreamLine},
     metrics::Metrics,
     snapshot::{ResourceType, Snapshot},
 };
@@ -50,6 +55,8 @@ pub(super) struct StreamContext {
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
     pub(super) identifier: Arc<str>,
+    pub(super) nodes: Arc<NodeBoard>,
+    pub(super) address: Option<SocketAddr>,
 }
 
 /// Serves one stream to its end; errors go to the client as the stream's status.
@@ -76,6 +83,7 @@ pub(super) async fn drive(
 struct Session {
     context: StreamContext,
     node: Option<Node>,
+    line: Option<StreamLine>,
     types: BTreeMap<ResourceType, TypeSession>,
     outbox: VecDeque<Outgoing>,
     nonces: u64,
@@ -85,6 +93,7 @@ struct Session {
 struct TypeSession {
     subscription: Subscription,
     last_nonce: Option<String>,
+    last_revision: u64,
 }
 
 struct Outgoing {
@@ -97,6 +106,7 @@ impl Session {
         Session {
             context,
             node: None,
+            line: None,
             types: BTreeMap::new(),
             outbox: VecDeque::new(),
             nonces: 0,
@@ -153,6 +163,8 @@ impl Session {
             self.node = Some(node.ok_or_else(|| {
                 Status::invalid_argument("the first request of a stream must carry the node")
             })?);
+            let name = self.node.as_ref().map(node_name).unwrap_or_default();
+            self.line = Some(self.context.nodes.open(&name, self.context.address));
             tracing::info!(client = self.client(), "stream begins");
         }
         let Some(kind) = ResourceType::of_url(&request.type_url) else {
@@ -161,7 +173,7 @@ impl Session {
         };
         self.context.metrics.count_request(kind);
         if let Some(known) = self.types.get(&kind) {
-            self.note_acknowledgement(kind, known.last_nonce.as_deref(), request);
+            self.note_acknowledgement(kind, known, request);
         }
         // A stale nonce makes only the acknowledgement stale; the change of subscription counts all the same.
         let update = match self.types.get_mut(&kind) {
@@ -172,6 +184,7 @@ impl Session {
                     TypeSession {
                         subscription,
                         last_nonce: None,
+                        last_revision: 0,
                     },
                 );
                 Some(update)
@@ -220,14 +233,17 @@ impl Session {
         }
         self.nonces += 1;
         let nonce = self.nonces.to_string();
+        let revision = self.context.snapshots.borrow().revision;
         if let Some(session) = self.types.get_mut(&kind) {
             session.last_nonce = Some(nonce.clone());
+            session.last_revision = revision;
         }
+        self.tell(StreamLine::note_sent);
         self.context
             .metrics
             .count_response(kind, puts.len(), removed.len());
         Some(EncodedResponse {
-            system_version_info: self.context.snapshots.borrow().revision.to_string(),
+            system_version_info: revision.to_string(),
             resources: puts.iter().map(|e| e.bytes.clone()).collect(),
             type_url: kind.url().to_owned(),
             nonce,
@@ -241,13 +257,14 @@ impl Session {
     fn note_acknowledgement(
         &self,
         kind: ResourceType,
-        last_nonce: Option<&str>,
+        known: &TypeSession,
         request: &DeltaDiscoveryRequest,
     ) {
         if let Some(error) = &request.error_detail {
             // Not sent again until it changes: the client has said that it cannot use it.
             self.context.metrics.count_nack(kind);
             let message: String = error.message.chars().take(NACK_MESSAGE_LEN_MAX).collect();
+            self.tell(|line| line.note_refused(&message));
             tracing::warn!(
                 client = self.client(),
                 kind = kind.label(),
@@ -255,11 +272,19 @@ impl Session {
                 "the client refuses a response: {message}"
             );
         } else if !request.response_nonce.is_empty() {
-            if last_nonce == Some(request.response_nonce.as_str()) {
+            let last = known.last_nonce.as_deref() == Some(request.response_nonce.as_str());
+            self.tell(|line| line.note_acknowledged(last.then_some(known.last_revision)));
+            if last {
                 self.context.metrics.count_ack(kind);
             } else {
                 self.context.metrics.count_stale_ack(kind);
             }
+        }
+    }
+
+    fn tell(&self, note: impl FnOnce(&StreamLine)) {
+        if let Some(line) = &self.line {
+            note(line);
         }
     }
 
@@ -278,6 +303,17 @@ impl Session {
         let id = self.node.as_ref().map_or("unknown", |n| n.id.as_str());
         id.get(..NODE_ID_LEN_MAX).unwrap_or(id)
     }
+}
+
+/// The node that a proxy looks after: what it says of itself, or else its own name.
+fn node_name(node: &Node) -> String {
+    let fields = node.metadata.as_ref().map(|m| &m.fields);
+    let name = fields.and_then(|f| match f.get("NODE_NAME")?.kind.as_ref()? {
+        ValueKind::StringValue(name) => Some(name.as_str()),
+        _ => None,
+    });
+    let name = name.unwrap_or(&node.id);
+    name.chars().take(NODE_ID_LEN_MAX).collect()
 }
 
 fn going_away() -> Status {

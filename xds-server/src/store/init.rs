@@ -61,20 +61,20 @@ pub async fn init(settings: &EtcdInit) -> Result<(), EtcdError> {
     Ok(())
 }
 
-async fn add_user(client: &mut Client, user: &str) -> Result<(), EtcdError> {
+pub(super) async fn add_user(client: &mut Client, user: &str) -> Result<(), EtcdError> {
     // Without a password nobody can come in but by certificate.
     let options = UserAddOptions::new().with_no_pwd();
     let added = within("add a user", client.user_add(user, "", Some(options))).await;
     tolerate(added, "already exists")
 }
 
-async fn grant(client: &mut Client, user: &str, role: &str) -> Result<(), EtcdError> {
+pub(super) async fn grant(client: &mut Client, user: &str, role: &str) -> Result<(), EtcdError> {
     within("grant a role", client.user_grant_role(user, role))
         .await
         .map(drop)
 }
 
-fn tolerate<T>(result: Result<T, EtcdError>, text: &str) -> Result<(), EtcdError> {
+pub(super) fn tolerate<T>(result: Result<T, EtcdError>, text: &str) -> Result<(), EtcdError> {
     match result {
         Ok(_) => Ok(()),
         Err(EtcdError::Request { source, .. }) if source.to_string().contains(text) => Ok(()),

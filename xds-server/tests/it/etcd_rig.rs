@@ -12,7 +12,7 @@ use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tulle_xds_server::{
-    config::StoreConfig,
+    config::{PeersConfig, StoreConfig},
     store::{EtcdInit, EtcdSettings, init},
 };
 
@@ -150,6 +150,16 @@ impl Etcd {
 
     pub(crate) fn store(&self) -> StoreConfig {
         StoreConfig::Etcd(self.settings("xds-server"))
+    }
+
+    /// What an xds-server needs to let each other cluster in by itself.
+    pub(crate) fn peers(&self) -> PeersConfig {
+        PeersConfig::PerPeer {
+            ca_cert: self.file("ca.pem"),
+            ca_key: self.file("ca.key"),
+            admin_cert: self.file("root.pem"),
+            admin_key: self.file("root.key"),
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {

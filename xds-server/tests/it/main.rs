@@ -13,6 +13,8 @@ mod etcd_rig;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod management;
+#[cfg(test)]
 mod mesh;
 #[cfg(test)]
 mod process;

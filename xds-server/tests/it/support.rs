@@ -28,7 +28,7 @@ use tulle_wire::{
     xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node},
 };
 use tulle_xds_server::{
-    config::{AuthorityConfig, Config, StoreConfig},
+    config::{AuthorityConfig, Config, ManagementConfig, PeersConfig, StoreConfig},
     run::{self, Running},
     server::SERVER_DNS_NAME,
 };
@@ -44,6 +44,7 @@ pub(crate) struct Cluster {
     pub(crate) id: u16,
     pub(crate) directory: TempDir,
     pub(crate) store: StoreConfig,
+    pub(crate) peers: PeersConfig,
     running: Option<Running>,
 }
 
@@ -56,6 +57,7 @@ impl Cluster {
             id,
             directory,
             store,
+            peers: PeersConfig::None,
             running: None,
         };
         for part in ["manifests", "remotes"] {
@@ -74,6 +76,8 @@ impl Cluster {
             hash("ghost")
         );
         fs::write(cluster.path("tokens.json"), tokens).unwrap();
+        let operators = format!(r#"{{"test": "{}"}}"#, hash("operator"));
+        fs::write(cluster.path("operators.json"), operators).unwrap();
         cluster.apply("node-n1", &node("n1"));
         cluster.apply("node-n2", &node("n2"));
         cluster
@@ -102,6 +106,12 @@ impl Cluster {
             store: self.store.clone(),
             remotes: (self.store != StoreConfig::Memory).then(|| self.path("remotes")),
             svid_ttl: Duration::from_secs(3600),
+            management: ManagementConfig {
+                listen: Some("127.0.0.1:0".parse().unwrap()),
+                operator_tokens: Some(self.path("operators.json")),
+                peers: self.peers.clone(),
+                ..ManagementConfig::default()
+            },
         };
         self.running = Some(run::start(config).await.unwrap());
         self.wait_status("readiness", |s| s["ready"] == true).await;

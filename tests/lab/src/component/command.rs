@@ -6,11 +6,11 @@ use std::{
 };
 
 use super::{
-    Component, ComponentError, ETCD_PORT, ca_directory, etcd_certificates, etcd_directory,
-    node_tokens_file, remotes_directory, token_file,
+    Component, ComponentError, ETCD_PORT, MANAGEMENT_PORT, ca_directory, etcd_certificates,
+    etcd_directory, node_tokens_file, operator_tokens_file, remotes_directory, token_file,
 };
 use crate::{
-    config::{ClusterConfig, LabConfig, NodeConfig, Store},
+    config::{ClusterConfig, Connect, LabConfig, NodeConfig, Store},
     names::Places,
     pki::Holder,
 };
@@ -152,7 +152,15 @@ fn xds_server(
         .flag("--admin", &format!("{address}:{XDS_ADMIN_PORT}"))
         .path("--manifests", &places.manifests(&cluster.name))
         .path("--ca-dir", &ca_directory(places, &cluster.name))
-        .path("--node-tokens", &node_tokens_file(places, &cluster.name));
+        .path("--node-tokens", &node_tokens_file(places, &cluster.name))
+        .flag("--management", &format!("{address}:{MANAGEMENT_PORT}"))
+        .path(
+            "--operator-tokens",
+            &operator_tokens_file(places, &cluster.name),
+        );
+    if config.connect == Connect::Off {
+        words = words.flag("--publish", "off");
+    }
     words = match config.store {
         Store::Memory => words.flag("--store", "memory"),
         Store::Etcd => {
@@ -163,6 +171,10 @@ fn xds_server(
                 .path("--etcd-ca", &certificates.ca())
                 .path("--etcd-cert", &certificates.certificate(Holder::XdsServer))
                 .path("--etcd-key", &certificates.key(Holder::XdsServer))
+                .path("--etcd-client-ca-cert", &certificates.ca())
+                .path("--etcd-client-ca-key", &certificates.ca_key())
+                .path("--etcd-admin-cert", &certificates.certificate(Holder::Root))
+                .path("--etcd-admin-key", &certificates.key(Holder::Root))
                 .path("--remotes", &remotes_directory(places, &cluster.name))
         }
     };

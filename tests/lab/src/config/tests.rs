@@ -1,4 +1,4 @@
-use super::{LabConfig, Program, matches};
+use super::{Connect, LabConfig, Program, matches};
 
 fn faults(text: &str) -> String {
     LabConfig::parse("my.yaml", text)
@@ -78,4 +78,16 @@ fn syntax_errors_name_the_line() {
         faults("rig: lab\nclusters: 7\n")
     );
     assert!(faults("clusters: []\nbogus: 1\n").contains("bogus"));
+}
+
+#[test]
+fn lab_without_connections_is_the_same_but_for_that() {
+    let config = LabConfig::built_in().unwrap();
+    let alone = config.without_connections().unwrap();
+    assert_eq!(alone.connect, Connect::Off);
+    assert_eq!(alone.clusters, config.clusters);
+    // Other commands read the text again.
+    let again = alone.with_rig("other").unwrap();
+    assert_eq!((again.connect, again.rig.as_str()), (Connect::Off, "other"));
+    assert_eq!(alone.without_connections().unwrap(), alone);
 }

@@ -86,6 +86,7 @@ pub(crate) fn options(name: &str, clusters: &[&str], lines: &str) -> UpOptions {
         clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
         rig: Some(name.to_owned()),
         binaries: None,
+        no_mesh: false,
     }
 }
 

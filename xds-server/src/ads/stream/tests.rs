@@ -33,6 +33,8 @@ impl Client {
             metrics: Arc::clone(&metrics),
             stop: stop.clone(),
             identifier: Arc::from("test"),
+            nodes: Arc::default(),
+            address: None,
         };
         tokio::spawn(drive(
             context,
