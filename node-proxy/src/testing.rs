@@ -43,7 +43,7 @@ pub(crate) fn service(namespace: &str, name: &str, addresses: &[&str]) -> Servic
         }],
         subject_alt_names: Vec::new(),
         sharing: Sharing::default(),
-        publish_not_ready: false,
+        ..Service::default()
     }
 }
 
@@ -81,6 +81,7 @@ pub(crate) fn serving(mut workload: Workload, service: &NamespacedName) -> Workl
     let port = PortMapping {
         service_port: 80,
         target_port: 8080,
+        ..PortMapping::default()
     };
     workload.services.insert(service.clone(), vec![port]);
     workload

@@ -23,7 +23,10 @@ pub use policy::{
     AddressRange, Authorization, AuthorizationAction, AuthorizationClause, AuthorizationMatch,
     AuthorizationRule, AuthorizationScope, ServiceAccountMatch, StringMatch,
 };
-pub use service::{Affinity, AppProtocol, Service, ServicePort, Sharing};
+pub use service::{
+    Affinity, Algorithm, AppProtocol, Failover, FailoverTarget, Service, ServicePort, Sharing,
+    TrafficDistribution, TrafficPolicy,
+};
 pub use workload::{
     Health, PortMapping, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };

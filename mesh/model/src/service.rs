@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NamespacedName, Protocol};
+use crate::{ClusterName, NamespacedName, Protocol};
 
 /// A Kubernetes service, or what several clusters' services of the same namespace and name merged to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Service {
     /// The service's name.
     pub name: String,
@@ -30,6 +30,24 @@ pub struct Service {
     /// Endpoints that are not ready are used as well (`publishNotReadyAddresses`).
     #[serde(default)]
     pub publish_not_ready: bool,
+    /// The service is another name for this one (`type: ExternalName`); it has no addresses and no endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<String>,
+    /// A client stays with its endpoint while it comes back within so many seconds (`sessionAffinity: ClientIP`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity: Option<u32>,
+    /// How far away an endpoint may be.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub internal_traffic_policy: TrafficPolicy,
+    /// Which of the endpoints that may serve are near enough to be preferred.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub traffic_distribution: TrafficDistribution,
+    /// How one endpoint is picked.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub algorithm: Algorithm,
+    /// In which order clusters and regions are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Failover>,
 }
 
 impl Service {
@@ -40,12 +58,12 @@ impl Service {
 
     /// No cluster IP: DNS answers the pods' own addresses.
     pub fn is_headless(&self) -> bool {
-        self.addresses.is_empty()
+        self.addresses.is_empty() && self.external_name.is_none()
     }
 }
 
 /// One port of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ServicePort {
     /// The port's name, empty when it has none.
     #[serde(default)]
@@ -104,6 +122,66 @@ pub enum Affinity {
     Remote,
     /// Those of the own node, then of the own cluster, then the others.
     LocalNode,
+}
+
+/// How far away an endpoint may be (`spec.internalTrafficPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// Anywhere.
+    #[default]
+    Cluster,
+    /// On the client's node, or nowhere.
+    Local,
+}
+
+/// Which endpoints are near enough to be preferred (`spec.trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TrafficDistribution {
+    /// All alike.
+    #[default]
+    Any,
+    /// Those of the client's zone; `PreferClose` is its older name.
+    PreferSameZone,
+    /// Those of the client's node.
+    PreferSameNode,
+}
+
+/// How one of the endpoints that serve is picked for a connection (`service.cilium.io/lb-algorithm`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// By chance, by weight.
+    #[default]
+    Random,
+    /// By a hash of the client, so that the choice outlives changes among the others.
+    Maglev,
+}
+
+/// The order in which clusters and regions serve (`mesh.tulle.io/failover`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// Who comes first; whoever is not named comes last.
+    pub order: Vec<FailoverTarget>,
+    /// Below so many percent of healthy endpoints, the next in the order takes a share; 0 = only when none is left.
+    #[serde(default)]
+    pub spill_at: u8,
+}
+
+impl Failover {
+    /// More places than this are nobody's intention, and every endpoint is compared with each.
+    pub const ORDER_LEN_MAX: usize = 64;
+}
+
+/// A place in the order of failover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailoverTarget {
+    /// The endpoints of a cluster.
+    Cluster(ClusterName),
+    /// The endpoints of a region, in whichever cluster.
+    Region(String),
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]

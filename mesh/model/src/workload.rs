@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterName, Locality, NamespacedName, SpiffeId, TrustDomain};
+use crate::{ClusterName, Locality, NamespacedName, Protocol, ServicePort, SpiffeId, TrustDomain};
 
 /// The name of a workload in the whole mesh: `<cluster>//Pod/<namespace>/<name>` for pods (the form of istiod).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,37 +101,47 @@ impl Workload {
         }
     }
 
-    /// The addresses at which the workload serves `service_port` of `service`, one for each of its IPs.
+    /// The addresses at which the workload serves `port` of `service`, one for each of its IPs.
     ///
-    /// `target_port` is the service's own numeric target port, used when the workload names none (0 = none).
+    /// The service's own numeric target port counts where the workload names none.
     pub fn serving_addresses(
         &self,
         service: &NamespacedName,
-        service_port: u16,
-        target_port: u16,
-    ) -> impl Iterator<Item = SocketAddr> + '_ {
-        let port = self
-            .services
-            .get(service)
-            .and_then(|ports| ports.iter().find(|p| p.service_port == service_port))
-            .map(|p| p.target_port)
-            .filter(|p| *p != 0)
-            .unwrap_or(target_port);
-        let usable = port != 0 && self.services.contains_key(service);
+        port: &ServicePort,
+    ) -> impl Iterator<Item = SocketAddr> + use<'_> {
+        let mappings = self.services.get(service);
+        let of_port = |m: &&PortMapping| m.service_port == port.port;
+        let mapping = mappings.and_then(|mappings| {
+            let mut of_protocol = mappings.iter().filter(|m| m.protocol == port.protocol);
+            // Foreign servers name no protocol.
+            of_protocol
+                .find(of_port)
+                .or_else(|| mappings.iter().find(of_port))
+        });
+        let target = mapping
+            .map(|m| m.target_port)
+            .filter(|target| *target != 0)
+            .unwrap_or(port.target_port);
+        let usable = target != 0 && mappings.is_some();
         self.addresses
             .iter()
             .filter(move |_| usable)
-            .map(move |ip| SocketAddr::new(*ip, port))
+            .map(move |ip| SocketAddr::new(*ip, target))
     }
 }
 
 /// At which port of the workload a service's port is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct PortMapping {
     /// The port that clients ask for.
     pub service_port: u16,
     /// The port at which the workload listens; 0 = the service's own target port.
     pub target_port: u16,
+    /// Of which protocol both are: one number may serve two protocols at two targets.
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 /// What owns a workload.
@@ -164,7 +174,9 @@ pub enum Health {
     /// Ready and not terminating.
     #[default]
     Healthy,
-    /// Not ready, or terminating.
+    /// Shutting down, but still serving: for those who find nobody else.
+    Terminating,
+    /// Not ready.
     Unhealthy,
 }
 

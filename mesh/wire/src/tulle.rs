@@ -39,6 +39,46 @@ pub struct ServiceExtras {
     /// Endpoints that are not ready are used as well.
     #[prost(bool, tag = "5")]
     pub publish_not_ready: bool,
+    /// What the service is another name for; empty = it is a service of its own.
+    #[prost(string, tag = "6")]
+    pub external_name: String,
+    /// For how many seconds a client stays with its endpoint.
+    #[prost(uint32, optional, tag = "7")]
+    pub session_affinity_secs: Option<u32>,
+    /// `Cluster` or `Local`; empty = `Cluster`.
+    #[prost(string, tag = "8")]
+    pub internal_traffic_policy: String,
+    /// `PreferSameZone` or `PreferSameNode`; empty = all alike.
+    #[prost(string, tag = "9")]
+    pub traffic_distribution: String,
+    /// `random` or `maglev`; empty = `random`.
+    #[prost(string, tag = "10")]
+    pub algorithm: String,
+    /// In which order clusters and regions serve.
+    #[prost(message, optional, tag = "11")]
+    pub failover: Option<FailoverExtras>,
+}
+
+/// In which order clusters and regions serve.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailoverExtras {
+    /// The first serves first.
+    #[prost(message, repeated, tag = "1")]
+    pub order: Vec<FailoverTarget>,
+    /// Below so many percent of healthy endpoints, the next takes a share.
+    #[prost(uint32, tag = "2")]
+    pub spill_at: u32,
+}
+
+/// One place in the order of failover; one of the two is set.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailoverTarget {
+    /// The name of a cluster.
+    #[prost(string, optional, tag = "1")]
+    pub cluster: Option<String>,
+    /// The name of a region.
+    #[prost(string, optional, tag = "2")]
+    pub region: Option<String>,
 }
 
 /// What a port of a service has that `istio.workload.Port` has no field for.
@@ -67,4 +107,33 @@ pub struct WorkloadExtras {
     /// The pod's `hostname`. Not `Workload::hostname`, which asks the client to resolve a name.
     #[prost(string, tag = "3")]
     pub pod_hostname: String,
+    /// It is shutting down and still serves. The workload's `status` says unhealthy then, for those who know no third state.
+    #[prost(bool, tag = "4")]
+    pub terminating: bool,
+    /// All ports of the services of which one is not TCP; they stand in for the workload's own list of that service, which
+    /// has no protocol and so holds TCP only.
+    #[prost(btree_map = "string, message", tag = "5")]
+    pub service_ports: BTreeMap<String, PortMappings>,
+}
+
+/// At which ports a workload serves a service.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PortMappings {
+    /// The mappings.
+    #[prost(message, repeated, tag = "1")]
+    pub ports: Vec<PortMapping>,
+}
+
+/// At which port of a workload a service's port is served.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PortMapping {
+    /// The port that clients ask for.
+    #[prost(uint32, tag = "1")]
+    pub service_port: u32,
+    /// The workload's port.
+    #[prost(uint32, tag = "2")]
+    pub target_port: u32,
+    /// `TCP` or `UDP`; empty = `TCP`.
+    #[prost(string, tag = "3")]
+    pub protocol: String,
 }

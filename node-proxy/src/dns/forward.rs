@@ -294,7 +294,7 @@ fn behind_service(
     };
     let serving = |workload: &Workload| {
         workload
-            .serving_addresses(&key, port.port, port.target_port)
+            .serving_addresses(&key, port)
             .find(|socket| socket.is_ipv4() == address.socket.is_ipv4())
     };
     let able = directory

@@ -271,7 +271,7 @@ impl<'a> Zone<'a> {
                 let Some(target) = absolute(&name) else {
                     continue;
                 };
-                let mut served = endpoint.serving_addresses(&key, port.port, port.target_port);
+                let mut served = endpoint.serving_addresses(&key, port);
                 let number = served
                     .next()
                     .map_or(port.target_port, |socket| socket.port());

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::net::{TcpListener, TcpStream};
 use tulle_identity::{HandshakeError, Peer, TlsStream};
-use tulle_model::{Directory, NamespacedName, Workload};
+use tulle_model::{Directory, NamespacedName, Protocol, Workload};
 use tulle_policy::{Connection, Verdict, authorize};
 
 use super::{DENIED, POLICY_CHANGED, application};
@@ -242,9 +242,9 @@ fn service_address(
         .service(&key)?
         .ports
         .iter()
-        .find(|p| p.port == port)?;
+        .find(|p| p.port == port && p.protocol == Protocol::Tcp)?;
     workload
-        .serving_addresses(&key, port, service_port.target_port)
+        .serving_addresses(&key, service_port)
         .find(|address| address.ip() == local)
 }
 

@@ -175,7 +175,7 @@ impl TableCache {
         };
         let serving = |workload: &Workload| -> Option<SocketAddr> {
             workload
-                .serving_addresses(&key, port.port, port.target_port)
+                .serving_addresses(&key, port)
                 .find(|address| address.is_ipv4() == is_ipv4)
         };
         // Before the choice: an endpoint that cannot serve this port must not stand for its whole cluster.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tulle_balance::{Viewpoint, select_endpoints};
 use tulle_datapath::OriginalDestination;
-use tulle_model::{Directory, Locality, Service, Workload};
+use tulle_model::{Directory, Locality, Protocol, Service, ServicePort, Workload};
 
 use super::Ejections;
 use crate::pod::Pod;
@@ -77,13 +77,14 @@ impl<'a> Candidates<'a> {
             return Vec::new();
         };
         let requested = self.original.requested;
-        let Some(port) = service.ports.iter().find(|p| p.port == requested.port()) else {
+        let asked = |p: &&ServicePort| p.port == requested.port() && p.protocol == Protocol::Tcp;
+        let Some(port) = service.ports.iter().find(asked) else {
             return Vec::new();
         };
         let key = service.key();
         let address_of = |workload: &Arc<Workload>| {
             workload
-                .serving_addresses(&key, port.port, port.target_port)
+                .serving_addresses(&key, port)
                 .find(|a| a.is_ipv4() == requested.is_ipv4())
         };
         let untried = self.directory.endpoints(&key).filter(|workload| {

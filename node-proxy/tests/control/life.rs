@@ -33,12 +33,13 @@ fn mesh() -> Directory {
         }],
         subject_alt_names: Vec::new(),
         sharing: Sharing::default(),
-        publish_not_ready: false,
+        ..Service::default()
     };
     let cluster = "koornacht".parse().unwrap();
     let port = PortMapping {
         service_port: 80,
         target_port: 8080,
+        ..PortMapping::default()
     };
     let workload = Workload {
         uid: WorkloadUid::of_pod(&cluster, "default", "x-wing"),

@@ -193,12 +193,13 @@ async fn a_hostname_leads_to_the_port_at_which_the_workload_serves() {
         }],
         subject_alt_names: Vec::new(),
         sharing: Default::default(),
-        publish_not_ready: false,
+        ..Service::default()
     };
     let mut own = workload("b", B, &domain("b.test"));
     let mapping = PortMapping {
         service_port: 80,
         target_port: address.port(),
+        ..PortMapping::default()
     };
     own.services
         .insert(NamespacedName::new("default", hostname), vec![mapping]);

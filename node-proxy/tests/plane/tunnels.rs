@@ -138,11 +138,12 @@ async fn an_unreachable_endpoint_is_replaced_before_any_byte_is_sent() {
         }],
         subject_alt_names: Vec::new(),
         sharing: Default::default(),
-        publish_not_ready: false,
+        ..Service::default()
     };
     let mapping = PortMapping {
         service_port: 80,
         target_port: 0,
+        ..PortMapping::default()
     };
     let mut view = (*mesh.directory.snapshot()).clone();
     view.apply(Change::Service(Arc::new(service)));

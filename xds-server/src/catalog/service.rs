@@ -15,8 +15,8 @@ use super::CLUSTER_DOMAIN;
 pub(super) struct ServiceFacts {
     /// None for services that the mesh cannot serve.
     pub(super) service: Option<Arc<Service>>,
-    /// Names of target ports that are names, by service port number.
-    pub(super) named_targets: BTreeMap<u16, String>,
+    /// Names of target ports that are names, by service port: one number may serve two protocols.
+    pub(super) named_targets: BTreeMap<(u16, Protocol), String>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ impl ServiceFacts {
             match port_of(port) {
                 Ok((port, target_name)) => {
                     if let Some(target) = target_name {
-                        named_targets.insert(port.port, target);
+                        named_targets.insert((port.port, port.protocol), target);
                     }
                     ports.push(port);
                 }
@@ -63,6 +63,7 @@ impl ServiceFacts {
             subject_alt_names: Vec::new(),
             sharing,
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+            ..Service::default()
         };
         ServiceFacts {
             service: Some(Arc::new(service)),

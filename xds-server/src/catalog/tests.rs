@@ -161,6 +161,7 @@ fn pod_becomes_a_workload_with_everything() {
     let ports = vec![PortMapping {
         service_port: 80,
         target_port: 8080,
+        ..PortMapping::default()
     }];
     assert_eq!(w.services, BTreeMap::from([(web_key(), ports)]));
 }

@@ -154,7 +154,7 @@ impl Catalog {
             let by_name = || {
                 facts
                     .named_targets
-                    .get(&port.port)
+                    .get(&(port.port, port.protocol))
                     .and_then(|n| pod_ports.get(n))
             };
             let target_port = in_slice.map(|p| p.port).or_else(|| by_name().copied());
@@ -164,6 +164,7 @@ impl Catalog {
                     vec![PortMapping {
                         service_port: port.port,
                         target_port,
+                        protocol: port.protocol,
                     }],
                 );
             }
@@ -172,10 +173,11 @@ impl Catalog {
     }
 }
 
-/// One mapping for each service port, sorted; the first that was found stays.
+/// One mapping for each service port and protocol, sorted; the first that was found stays.
 fn merge_ports(into: &mut Vec<PortMapping>, more: Vec<PortMapping>) {
+    let key = |m: &PortMapping| (m.service_port, m.protocol);
     for mapping in more {
-        if let Err(at) = into.binary_search_by_key(&mapping.service_port, |m| m.service_port) {
+        if let Err(at) = into.binary_search_by_key(&key(&mapping), key) {
             into.insert(at, mapping);
         }
     }

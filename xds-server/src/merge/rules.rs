@@ -98,13 +98,15 @@ pub(super) fn mapped_ports(
         };
         let own = ports
             .iter()
-            .find(|m| m.service_port == other.port)
+            .find(|m| m.service_port == other.port && m.protocol == other.protocol)
             .map(|m| m.target_port);
         let target_port = own.filter(|t| *t != 0).unwrap_or(other.target_port);
-        if target_port != 0 && !mapped.iter().any(|m| m.service_port == port.port) {
+        let taken = |m: &PortMapping| m.service_port == port.port && m.protocol == port.protocol;
+        if target_port != 0 && !mapped.iter().any(taken) {
             mapped.push(PortMapping {
                 service_port: port.port,
                 target_port,
+                protocol: port.protocol,
             });
         }
     }

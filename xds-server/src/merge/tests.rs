@@ -35,7 +35,7 @@ fn service(name: &str, global: bool, shared: bool) -> Service {
             shared,
             affinity: Affinity::None,
         },
-        publish_not_ready: false,
+        ..Service::default()
     }
 }
 
@@ -75,6 +75,7 @@ fn workload(of: &str, name: &str, services: &[(&str, u16, u16)]) -> Workload {
                 let mapping = PortMapping {
                     service_port: *service_port,
                     target_port: *target_port,
+                    ..PortMapping::default()
                 };
                 (key(s), vec![mapping])
             })
@@ -261,6 +262,7 @@ fn ports_belong_together_by_name() {
             let mapping = |(service_port, target_port): &(u16, u16)| PortMapping {
                 service_port: *service_port,
                 target_port: *target_port,
+                ..PortMapping::default()
             };
             pairs.iter().map(mapping).collect()
         };

@@ -14,6 +14,7 @@ pub(crate) fn workload(name: &str, ip: &str, service: Option<&str>) -> Workload 
     let ports = vec![PortMapping {
         service_port: 80,
         target_port: 8080,
+        ..PortMapping::default()
     }];
     let services = service.map(|s| {
         (
@@ -56,7 +57,7 @@ pub(crate) fn service(name: &str, vip: &str) -> Service {
         ports: Vec::new(),
         subject_alt_names: Vec::new(),
         sharing: Sharing::default(),
-        publish_not_ready: false,
+        ..Service::default()
     }
 }
 

@@ -1,5 +1,5 @@
 use super::{Health, PortMapping, TunnelProtocol, Workload, WorkloadKind, WorkloadUid};
-use crate::NamespacedName;
+use crate::{NamespacedName, Protocol, ServicePort};
 
 /// With the fields that must be there; all others by default.
 fn bare() -> Workload {
@@ -18,12 +18,14 @@ fn check(ports: &[(u16, u16)], service_port: u16, target_port: u16, expected: &[
     let ports = ports.iter().map(|(service_port, target_port)| PortMapping {
         service_port: *service_port,
         target_port: *target_port,
+        ..PortMapping::default()
     });
+    let port = port(Protocol::Tcp, service_port, target_port);
     let workload = Workload {
         services: [(key(), ports.collect())].into(),
         ..bare()
     };
-    let served = workload.serving_addresses(&key(), service_port, target_port);
+    let served = workload.serving_addresses(&key(), &port);
     let served: Vec<String> = served.map(|address| address.to_string()).collect();
     assert_eq!(
         served,
@@ -31,6 +33,15 @@ fn check(ports: &[(u16, u16)], service_port: u16, target_port: u16, expected: &[
         "{ports:?} {service_port}→{target_port}",
         ports = workload.services
     );
+}
+
+fn port(protocol: Protocol, port: u16, target_port: u16) -> ServicePort {
+    ServicePort {
+        port,
+        target_port,
+        protocol,
+        ..ServicePort::default()
+    }
 }
 
 #[test]
@@ -82,9 +93,44 @@ fn the_port_is_the_workloads_own_then_the_services() {
     check(&[], 80, 0, &[]);
 }
 
+/// DNS is the usual case: port 53 of both protocols, with a target of its own for each.
+#[test]
+fn each_protocol_has_its_own_target() {
+    let mapping = |protocol, target_port| PortMapping {
+        service_port: 53,
+        target_port,
+        protocol,
+    };
+    let mut workload = bare();
+    let mut check = |mappings: Vec<PortMapping>, expected: [(Protocol, u16); 2]| {
+        workload.services = [(key(), mappings)].into();
+        for (protocol, target) in expected {
+            let mut served = workload.serving_addresses(&key(), &port(protocol, 53, 9));
+            assert_eq!(served.next().unwrap().port(), target, "{protocol}");
+        }
+    };
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    check(
+        vec![mapping(tcp, 1053), mapping(udp, 2053)],
+        [(tcp, 1053), (udp, 2053)],
+    );
+    check(
+        vec![mapping(udp, 2053), mapping(tcp, 1053)],
+        [(tcp, 1053), (udp, 2053)],
+    );
+    // A server that names no protocol means both.
+    check(vec![mapping(tcp, 1053)], [(tcp, 1053), (udp, 1053)]);
+    check(vec![], [(tcp, 9), (udp, 9)]);
+}
+
 #[test]
 fn a_workload_does_not_serve_what_it_does_not_name() {
-    assert_eq!(bare().serving_addresses(&key(), 80, 8080).count(), 0);
+    assert_eq!(
+        bare()
+            .serving_addresses(&key(), &port(Protocol::Tcp, 80, 8080))
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -95,6 +141,7 @@ fn a_workload_survives_storage() {
             vec![PortMapping {
                 service_port: 80,
                 target_port: 8080,
+                ..PortMapping::default()
             }],
         )]
         .into(),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tulle_model::NamespacedName;
+use tulle_model::{NamespacedName, Protocol};
 
 use super::DecodeResourceError;
 use crate::workload::{Extension, GatewayAddress, GatewayDestination, NetworkAddress};
@@ -61,6 +61,22 @@ pub(super) fn read_port(
     port: u32,
 ) -> Result<u16, DecodeResourceError> {
     u16::try_from(port).map_err(|_| DecodeResourceError::field(field(), port, "a port of 0–65535"))
+}
+
+/// `TCP`, `UDP`, or nothing for TCP.
+pub(super) fn read_protocol(
+    field: impl FnOnce() -> String,
+    text: &str,
+) -> Result<Protocol, DecodeResourceError> {
+    match text {
+        "" | "TCP" => Ok(Protocol::Tcp),
+        "UDP" => Ok(Protocol::Udp),
+        other => Err(DecodeResourceError::field(
+            field(),
+            format!("{other:?}"),
+            "TCP or UDP",
+        )),
+    }
 }
 
 /// A value of an enum that this build knows.

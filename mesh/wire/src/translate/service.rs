@@ -5,22 +5,27 @@ use std::{
     net::IpAddr,
 };
 
-use tulle_model::{Affinity, AppProtocol, Protocol, Service, ServicePort, Sharing};
+use tulle_model::{AppProtocol, Service, ServicePort, Sharing};
 
 use super::{
     DecodeResourceError,
     field::{
         address_bits, check_gateway, check_key, read_enum, read_extras, read_network_address,
-        read_port, write_ip,
+        read_port, read_protocol, write_ip,
     },
 };
 use crate::{
     pack, tulle, type_url,
-    workload::{
-        self, Address, AddressType, Extension, HealthPolicy, IpFamilies, LoadBalancing, Mode,
-        NetworkAddress, RoutingScope,
-    },
+    workload::{self, Address, AddressType, Extension, IpFamilies, NetworkAddress},
 };
+
+use self::{
+    balancing::{read_load_balancing, write_load_balancing},
+    extras::{Choice, read_choice, read_failover, write_extras},
+};
+
+mod balancing;
+mod extras;
 
 /// Writes a service.
 ///
@@ -80,8 +85,9 @@ pub(super) fn read_service(wire: workload::Service) -> Result<Service, DecodeRes
         tulle::SERVICE_EXTENSION,
         type_url::SERVICE_EXTRAS,
     )?;
-    let affinity = if marked {
-        read_affinity(&extras.affinity)?
+    // Our own word says all that the other one can say, and more.
+    let choice = if marked {
+        read_choice(&extras)?
     } else {
         routed
     };
@@ -103,116 +109,16 @@ pub(super) fn read_service(wire: workload::Service) -> Result<Service, DecodeRes
         sharing: Sharing {
             global: extras.global,
             shared: extras.shared,
-            affinity,
+            affinity: choice.affinity,
         },
         publish_not_ready: extras.publish_not_ready || allow_unhealthy,
+        external_name: (!extras.external_name.is_empty()).then_some(extras.external_name),
+        session_affinity: extras.session_affinity_secs,
+        internal_traffic_policy: choice.policy,
+        traffic_distribution: choice.distribution,
+        algorithm: choice.algorithm,
+        failover: extras.failover.map(read_failover).transpose()?,
     })
-}
-
-fn write_extras(service: &Service) -> tulle::ServiceExtras {
-    let write_port = |port: &ServicePort| tulle::PortExtras {
-        port: u32::from(port.port),
-        name: port.name.clone(),
-        protocol: port.protocol.to_string(),
-    };
-    // All or none: entries are matched to the ports in order.
-    let special = service
-        .ports
-        .iter()
-        .any(|p| !p.name.is_empty() || p.protocol != Protocol::Tcp);
-    let affinity = match service.sharing.affinity {
-        Affinity::None => "",
-        Affinity::Local => "local",
-        Affinity::Remote => "remote",
-        Affinity::LocalNode => "local-node",
-    };
-    tulle::ServiceExtras {
-        global: service.sharing.global,
-        shared: service.sharing.shared,
-        affinity: affinity.to_owned(),
-        ports: service
-            .ports
-            .iter()
-            .filter(|_| special)
-            .map(write_port)
-            .collect(),
-        publish_not_ready: service.publish_not_ready,
-    }
-}
-
-fn read_affinity(text: &str) -> Result<Affinity, DecodeResourceError> {
-    match text {
-        "" | "none" => Ok(Affinity::None),
-        "local" => Ok(Affinity::Local),
-        "remote" => Ok(Affinity::Remote),
-        "local-node" => Ok(Affinity::LocalNode),
-        other => Err(DecodeResourceError::field(
-            "service.extensions[mesh.tulle.io/service].affinity",
-            format!("{other:?}"),
-            "none, local, remote or local-node",
-        )),
-    }
-}
-
-fn write_load_balancing(service: &Service) -> Option<LoadBalancing> {
-    // ztunnel has no word for "others first" (`remote`); with it, it takes all alike.
-    let preference: &[RoutingScope] = match service.sharing.affinity {
-        Affinity::None | Affinity::Remote => &[],
-        Affinity::Local => &[RoutingScope::Cluster],
-        Affinity::LocalNode => &[RoutingScope::Cluster, RoutingScope::Node],
-    };
-    let mode = if preference.is_empty() {
-        Mode::Unspecified
-    } else {
-        Mode::Failover
-    };
-    let health = if service.publish_not_ready {
-        HealthPolicy::AllowAll
-    } else {
-        HealthPolicy::OnlyHealthy
-    };
-    let wanted = LoadBalancing {
-        routing_preference: preference.iter().map(|scope| (*scope).into()).collect(),
-        mode: mode.into(),
-        health_policy: health.into(),
-    };
-    (wanted != LoadBalancing::default()).then_some(wanted)
-}
-
-/// The affinity that comes nearest, and whether unhealthy endpoints serve.
-///
-/// Preferences by region, zone or network, and `STRICT`, have no place in the model: all endpoints alike.
-fn read_load_balancing(
-    wire: Option<&LoadBalancing>,
-) -> Result<(Affinity, bool), DecodeResourceError> {
-    let Some(wire) = wire else {
-        return Ok((Affinity::None, false));
-    };
-    let mut preference = Vec::with_capacity(wire.routing_preference.len());
-    for (i, scope) in wire.routing_preference.iter().enumerate() {
-        let field = || format!("service.load_balancing.routing_preference[{i}]");
-        match read_enum(field, *scope)? {
-            RoutingScope::Unspecified => {
-                return Err(DecodeResourceError::field(
-                    field(),
-                    "UNSPECIFIED_SCOPE",
-                    "a scope",
-                ));
-            }
-            scope => preference.push(scope),
-        }
-    }
-    let mode = read_enum(|| "service.load_balancing.mode".to_owned(), wire.mode)?;
-    let health: HealthPolicy = read_enum(
-        || "service.load_balancing.health_policy".to_owned(),
-        wire.health_policy,
-    )?;
-    let affinity = match (mode, preference.as_slice()) {
-        (Mode::Failover, [RoutingScope::Cluster]) => Affinity::Local,
-        (Mode::Failover, [RoutingScope::Cluster, RoutingScope::Node]) => Affinity::LocalNode,
-        _ => Affinity::None,
-    };
-    Ok((affinity, health == HealthPolicy::AllowAll))
 }
 
 fn write_families(addresses: &[IpAddr]) -> IpFamilies {
@@ -261,21 +167,13 @@ fn read_ports(
         let app_protocol = read_app_protocol(port.app_protocol);
         let of_port = extras_by_port.get_mut(&port.service_port);
         let extra = of_port.and_then(VecDeque::pop_front).unwrap_or_default();
-        let protocol = match extra.protocol.as_str() {
-            "" | "TCP" => Protocol::Tcp,
-            "UDP" => Protocol::Udp,
-            other => {
-                let path = format!(
-                    "service.extensions[mesh.tulle.io/service].ports[{}].protocol",
-                    extra.port
-                );
-                return Err(DecodeResourceError::field(
-                    path,
-                    format!("{other:?}"),
-                    "TCP or UDP",
-                ));
-            }
+        let field = || {
+            format!(
+                "service.extensions[mesh.tulle.io/service].ports[{}].protocol",
+                extra.port
+            )
         };
+        let protocol = read_protocol(field, &extra.protocol)?;
         ports.push(ServicePort {
             name: extra.name,
             port: read_port(

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use tulle_model::{
-    ClusterName, Health, Locality, NamespacedName, PortMapping, TunnelProtocol, Workload,
+    ClusterName, Health, Locality, NamespacedName, PortMapping, Protocol, TunnelProtocol, Workload,
     WorkloadKind, WorkloadUid,
 };
 
 use super::{
     DecodeResourceError,
     field::{
-        check_gateway, read_enum, read_extras, read_ip, read_port, read_service_key, write_ip,
+        check_gateway, read_enum, read_extras, read_ip, read_port, read_protocol, read_service_key,
+        write_ip,
     },
 };
 use crate::{
@@ -24,6 +25,12 @@ pub fn encode_workload(workload: &Workload) -> Address {
         demoted: workload.demoted,
         labels: workload.labels.clone(),
         pod_hostname: workload.hostname.clone(),
+        terminating: workload.health == Health::Terminating,
+        service_ports: workload
+            .services
+            .iter()
+            .filter_map(write_all_ports)
+            .collect(),
     };
     let extension = (extras != tulle::WorkloadExtras::default()).then(|| Extension {
         name: tulle::WORKLOAD_EXTENSION.to_owned(),
@@ -109,12 +116,15 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
         kind: read_kind(message.workload_type),
         owner_name: message.workload_name,
         tunnel_protocol: read_tunnel(message.tunnel_protocol)?,
-        health: read_health(read_enum(|| field("status"), message.status)?),
+        health: read_health(
+            read_enum(|| field("status"), message.status)?,
+            extras.terminating,
+        ),
         host_network: match read_enum(|| field("network_mode"), message.network_mode)? {
             wire::NetworkMode::Standard => false,
             wire::NetworkMode::HostNetwork => true,
         },
-        services: read_services(&message.services)?,
+        services: read_services(&message.services, extras.service_ports)?,
         authorization_policies: message.authorization_policies,
         capacity: message.capacity.unwrap_or(CAPACITY_DEFAULT),
         demoted: extras.demoted,
@@ -172,34 +182,81 @@ fn read_cluster(id: &str) -> Result<ClusterName, DecodeResourceError> {
 
 fn read_services(
     wire: &BTreeMap<String, wire::PortList>,
+    mut extras: BTreeMap<String, tulle::PortMappings>,
 ) -> Result<BTreeMap<NamespacedName, Vec<PortMapping>>, DecodeResourceError> {
     let mut services = BTreeMap::new();
     for (text, list) in wire {
         let key = read_service_key(|| "workload.services".to_owned(), text)?;
+        let field = |name: &str| format!("workload.services[{text}].ports.{name}");
         let mut ports = Vec::with_capacity(list.ports.len());
         for port in &list.ports {
-            let field = |name: &str| format!("workload.services[{text}].ports.{name}");
             ports.push(PortMapping {
                 service_port: read_port(|| field("service_port"), port.service_port)?,
                 target_port: read_port(|| field("target_port"), port.target_port)?,
+                protocol: Protocol::Tcp,
             });
+        }
+        if let Some(all) = extras.remove(text) {
+            ports = read_all_ports(text, all)?;
         }
         services.insert(key, ports);
     }
-    Ok(services)
+    match extras.into_keys().next() {
+        None => Ok(services),
+        Some(stranger) => Err(DecodeResourceError::field(
+            service_ports_field(&stranger),
+            "a service that the workload does not serve",
+            "one of workload.services",
+        )),
+    }
 }
 
+/// Foreign readers take the last mapping of a port number for TCP, so what they get holds TCP only.
 fn write_ports((key, ports): (&NamespacedName, &Vec<PortMapping>)) -> (String, wire::PortList) {
     let write = |port: &PortMapping| wire::Port {
         service_port: u32::from(port.service_port),
         target_port: u32::from(port.target_port),
         app_protocol: wire::AppProtocol::Unknown.into(),
     };
-    (
-        key.to_string(),
-        wire::PortList {
-            ports: ports.iter().map(write).collect(),
-        },
+    let tcp = ports.iter().filter(|p| p.protocol == Protocol::Tcp);
+    let ports = tcp.map(write).collect();
+    (key.to_string(), wire::PortList { ports })
+}
+
+fn write_all_ports(
+    (key, ports): (&NamespacedName, &Vec<PortMapping>),
+) -> Option<(String, tulle::PortMappings)> {
+    let write = |port: &PortMapping| tulle::PortMapping {
+        service_port: u32::from(port.service_port),
+        target_port: u32::from(port.target_port),
+        protocol: port.protocol.to_string(),
+    };
+    let needed = ports.iter().any(|p| p.protocol != Protocol::Tcp);
+    needed.then(|| {
+        let ports = ports.iter().map(write).collect();
+        (key.to_string(), tulle::PortMappings { ports })
+    })
+}
+
+fn read_all_ports(
+    service: &str,
+    all: tulle::PortMappings,
+) -> Result<Vec<PortMapping>, DecodeResourceError> {
+    let field = |name: &str| format!("{}.{name}", service_ports_field(service));
+    let read = |port: tulle::PortMapping| {
+        Ok(PortMapping {
+            service_port: read_port(|| field("service_port"), port.service_port)?,
+            target_port: read_port(|| field("target_port"), port.target_port)?,
+            protocol: read_protocol(|| field("protocol"), &port.protocol)?,
+        })
+    };
+    all.ports.into_iter().map(read).collect()
+}
+
+fn service_ports_field(service: &str) -> String {
+    format!(
+        "workload.extensions[{}].service_ports[{service}]",
+        tulle::WORKLOAD_EXTENSION
     )
 }
 
@@ -251,17 +308,19 @@ fn write_kind(of: WorkloadKind) -> wire::WorkloadType {
     }
 }
 
-fn read_health(of: wire::WorkloadStatus) -> Health {
-    match of {
-        wire::WorkloadStatus::Healthy => Health::Healthy,
-        wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
+/// Our third state is told beside the two that others know.
+fn read_health(of: wire::WorkloadStatus, terminating: bool) -> Health {
+    match (of, terminating) {
+        (wire::WorkloadStatus::Healthy, _) => Health::Healthy,
+        (wire::WorkloadStatus::Unhealthy, true) => Health::Terminating,
+        (wire::WorkloadStatus::Unhealthy, false) => Health::Unhealthy,
     }
 }
 
 fn write_health(of: Health) -> wire::WorkloadStatus {
     match of {
         Health::Healthy => wire::WorkloadStatus::Healthy,
-        Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
+        Health::Terminating | Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
     }
 }
 

@@ -38,6 +38,7 @@ fn mesh() -> Directory {
         let port = PortMapping {
             service_port: 80,
             target_port: 5432,
+            ..PortMapping::default()
         };
         workload.services.insert(key.clone(), vec![port]);
         mesh.add_pod(workload);

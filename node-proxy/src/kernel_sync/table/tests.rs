@@ -176,6 +176,7 @@ fn families_ports_and_protocols_stay_apart() {
     let named = PortMapping {
         service_port: 53,
         target_port: 5353,
+        protocol: Protocol::Udp,
     };
     both.services.get_mut(&key).unwrap().push(named);
     mesh.add_pod(both);

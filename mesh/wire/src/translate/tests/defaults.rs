@@ -1,7 +1,7 @@
 //! What an empty field means, and what real servers send that Tulle has no notion of.
 
 use prost::Message;
-use tulle_model::{Affinity, Service, Workload};
+use tulle_model::{Affinity, Service, TrafficDistribution, TrafficPolicy, Workload};
 
 use super::super::{DecodedAddress, decode_address, encode_service};
 use crate::{
@@ -194,6 +194,36 @@ fn load_balancing_of_others_is_read_as_far_as_it_goes() {
     assert_eq!(read(&[], 3, 1), (Affinity::None, true));
 }
 
+/// REGION 1, ZONE 2, SUBZONE 3. What istiod makes of Kubernetes' fields comes back as those.
+#[test]
+fn distances_of_istiod_are_read() {
+    let read = |routing_preference: &[i32], mode| {
+        let load_balancing = Some(LoadBalancing {
+            routing_preference: routing_preference.to_vec(),
+            mode,
+            health_policy: 0,
+        });
+        let service = read_service(wire::Service {
+            load_balancing,
+            ..bare_service()
+        });
+        assert_eq!(service.sharing.affinity, Affinity::None);
+        (
+            service.internal_traffic_policy,
+            service.traffic_distribution,
+        )
+    };
+    use {TrafficDistribution as Near, TrafficPolicy as Policy};
+    assert_eq!(read(&[4], 1), (Policy::Local, Near::Any));
+    assert_eq!(read(&[6, 1, 2], 2), (Policy::Cluster, Near::PreferSameZone));
+    assert_eq!(
+        read(&[6, 1, 2, 3, 4], 2),
+        (Policy::Cluster, Near::PreferSameNode)
+    );
+    assert_eq!(read(&[1, 2, 4], 2), (Policy::Cluster, Near::PreferSameNode));
+    assert_eq!(read(&[2, 1], 2), (Policy::Cluster, Near::Any));
+}
+
 /// ztunnel ignores our extras; what it can do, it must be told in its own words.
 #[test]
 fn ztunnel_is_told_affinity_and_readiness() {
@@ -212,6 +242,71 @@ fn ztunnel_is_told_affinity_and_readiness() {
     assert_eq!(message.load_balancing, Some(told));
     assert_eq!(message.ip_families, 3);
     assert!(message.canonical);
+}
+
+#[test]
+fn ztunnel_is_told_distances() {
+    let check = |edit: fn(&mut Service), scopes: &[i32], mode| {
+        let mut service = read_service(bare_service());
+        edit(&mut service);
+        let Some(AddressType::Service(message)) = encode_service(&service).r#type else {
+            panic!("no service")
+        };
+        let told = message.load_balancing.unwrap();
+        assert_eq!(
+            (told.routing_preference.as_slice(), told.mode),
+            (scopes, mode)
+        );
+    };
+    check(
+        |s| s.internal_traffic_policy = TrafficPolicy::Local,
+        &[5, 4],
+        1,
+    );
+    let zone = |s: &mut Service| s.traffic_distribution = TrafficDistribution::PreferSameZone;
+    check(zone, &[1, 2], 2);
+    check(
+        |s| s.traffic_distribution = TrafficDistribution::PreferSameNode,
+        &[1, 2, 4],
+        2,
+    );
+    let both = |s: &mut Service| {
+        s.sharing.affinity = Affinity::Local;
+        s.traffic_distribution = TrafficDistribution::PreferSameZone;
+    };
+    check(both, &[5, 1, 2], 2);
+}
+
+/// A reader that knows two states of health takes a terminating workload for an unhealthy one, and has TCP ports only.
+#[test]
+fn foreign_readers_see_what_they_understand() {
+    let mut workload = read_workload(wire::Workload {
+        uid: "u".into(),
+        ..Default::default()
+    });
+    workload.health = tulle_model::Health::Terminating;
+    let mapping = |target_port, protocol| tulle_model::PortMapping {
+        service_port: 53,
+        target_port,
+        protocol,
+    };
+    let ports = vec![
+        mapping(1053, tulle_model::Protocol::Tcp),
+        mapping(2053, tulle_model::Protocol::Udp),
+    ];
+    workload.services = [("n/s".parse().unwrap(), ports)].into();
+    let Some(AddressType::Workload(message)) = super::super::encode_workload(&workload).r#type
+    else {
+        panic!("no workload")
+    };
+    assert_eq!(message.status, 1);
+    let told: Vec<u32> = message.services["n/s"]
+        .ports
+        .iter()
+        .map(|p| p.target_port)
+        .collect();
+    assert_eq!(told, [1053]);
+    assert_eq!(read_workload(*message), workload);
 }
 
 /// What a plain service needs no extension for.

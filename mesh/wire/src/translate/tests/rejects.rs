@@ -317,6 +317,88 @@ fn bad_extras_are_refused() {
     );
 }
 
+/// A word that this build does not know could mean that an endpoint must not be used; guessing is worse than refusing.
+#[test]
+fn words_of_later_versions_are_refused() {
+    let with = |extras: tulle::ServiceExtras| Extension {
+        name: tulle::SERVICE_EXTENSION.into(),
+        config: Some(crate::pack(type_url::SERVICE_EXTRAS, &extras)),
+    };
+    let check = |edit: fn(&mut tulle::ServiceExtras), field: &str| {
+        let mut extras = tulle::ServiceExtras::default();
+        edit(&mut extras);
+        let path = format!("service.extensions[mesh.tulle.io/service].{field}");
+        check_service(|s| s.extensions = vec![with(extras)], &path);
+    };
+    fn failover(e: &mut tulle::ServiceExtras) -> &mut tulle::FailoverExtras {
+        e.failover.get_or_insert_default()
+    }
+    fn place(cluster: Option<&str>, region: Option<&str>) -> tulle::FailoverTarget {
+        tulle::FailoverTarget {
+            cluster: cluster.map(str::to_owned),
+            region: region.map(str::to_owned),
+        }
+    }
+    check(
+        |e| e.internal_traffic_policy = "local".into(),
+        "internal_traffic_policy",
+    );
+    check(
+        |e| e.traffic_distribution = "PreferClose".into(),
+        "traffic_distribution",
+    );
+    check(|e| e.algorithm = "first".into(), "algorithm");
+    check(|e| failover(e).spill_at = 101, "failover.spill_at");
+    check(|e| failover(e).spill_at = 1 << 20, "failover.spill_at");
+    let (neither, both) = ("failover.order[1]", "failover.order[0]");
+    check(
+        |e| failover(e).order = vec![place(None, Some("r")), place(None, None)],
+        neither,
+    );
+    check(
+        |e| failover(e).order = vec![place(Some("c"), Some("r"))],
+        both,
+    );
+    check(
+        |e| failover(e).order = vec![place(Some("NO"), None)],
+        "failover.order[0]",
+    );
+    check(
+        |e| failover(e).order = vec![place(None, Some("r")); 65],
+        "failover.order",
+    );
+}
+
+#[test]
+fn bad_mappings_of_ports_are_refused() {
+    let check = |service: &str, protocol: &str, target_port, field: &str| {
+        let mapping = tulle::PortMapping {
+            service_port: 53,
+            target_port,
+            protocol: protocol.into(),
+        };
+        let mappings = tulle::PortMappings {
+            ports: vec![mapping],
+        };
+        let extras = tulle::WorkloadExtras {
+            service_ports: [(service.to_owned(), mappings)].into(),
+            ..Default::default()
+        };
+        let edit = |w: &mut Workload| {
+            w.services = [("n/s".to_owned(), PortList::default())].into();
+            w.extensions = vec![Extension {
+                name: tulle::WORKLOAD_EXTENSION.into(),
+                config: Some(crate::pack(type_url::WORKLOAD_EXTRAS, &extras)),
+            }];
+        };
+        let path = "workload.extensions[mesh.tulle.io/workload].service_ports";
+        check_workload(edit, &format!("{path}{field}"));
+    };
+    check("n/s", "SCTP", 53, "[n/s].protocol");
+    check("n/s", "UDP", 65_536, "[n/s].target_port");
+    check("n/other", "UDP", 53, "[n/other]");
+}
+
 #[test]
 fn a_bundle_needs_a_trust_domain() {
     for domain in ["", "UPPER", "a/b"] {

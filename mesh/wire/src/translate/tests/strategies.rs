@@ -8,9 +8,10 @@ use proptest::{
     sample::{Index, select},
 };
 use tulle_model::{
-    AddressRange, Affinity, AppProtocol, Authorization, AuthorizationAction, AuthorizationClause,
-    AuthorizationMatch, AuthorizationRule, AuthorizationScope, Health, Locality, NamespacedName,
-    PortMapping, Protocol, Service, ServiceAccountMatch, ServicePort, Sharing, StringMatch,
+    AddressRange, Affinity, Algorithm, AppProtocol, Authorization, AuthorizationAction,
+    AuthorizationClause, AuthorizationMatch, AuthorizationRule, AuthorizationScope, Failover,
+    FailoverTarget, Health, Locality, NamespacedName, PortMapping, Protocol, Service,
+    ServiceAccountMatch, ServicePort, Sharing, StringMatch, TrafficDistribution, TrafficPolicy,
     TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
@@ -29,9 +30,13 @@ fn key() -> impl Strategy<Value = NamespacedName> {
 }
 
 fn port_mapping() -> impl Strategy<Value = PortMapping> {
-    any::<(u16, u16)>().prop_map(|(service_port, target_port)| PortMapping {
-        service_port,
-        target_port,
+    let protocol = select(vec![Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
+    (any::<(u16, u16)>(), protocol).prop_map(|((service_port, target_port), protocol)| {
+        PortMapping {
+            service_port,
+            target_port,
+            protocol,
+        }
     })
 }
 
@@ -65,7 +70,7 @@ prop_compose! {
         base in identified(), locality in locality(), canonical_name in text(), canonical_revision in text(),
         kind in select(vec![WorkloadKind::Deployment, WorkloadKind::CronJob, WorkloadKind::Pod, WorkloadKind::Job]),
         owner_name in text(), tunnel_protocol in select(vec![TunnelProtocol::None, TunnelProtocol::Hbone]),
-        health in select(vec![Health::Healthy, Health::Unhealthy]),
+        health in select(vec![Health::Healthy, Health::Terminating, Health::Unhealthy]),
         (host_network, demoted) in any::<(bool, bool)>(),
         services in btree_map(key(), vec(port_mapping(), 0..3), 0..3),
         authorization_policies in vec(text(), 0..3), capacity in prop_oneof![Just(0), Just(1), any::<u32>()],
@@ -92,15 +97,51 @@ prop_compose! {
     }
 }
 
+fn failover_target() -> impl Strategy<Value = FailoverTarget> {
+    prop_oneof![
+        "[a-z0-9]{1,8}".prop_map(|name| FailoverTarget::Cluster(name.parse().unwrap())),
+        text().prop_map(FailoverTarget::Region),
+    ]
+}
+
+prop_compose! {
+    fn failover()(order in vec(failover_target(), 0..4), spill_at in 0..=100u8) -> Failover {
+        Failover { order, spill_at }
+    }
+}
+
+prop_compose! {
+    /// A service with nothing but how its endpoints are chosen.
+    fn chosen()(
+        affinity in select(vec![Affinity::None, Affinity::Local, Affinity::Remote, Affinity::LocalNode]),
+        internal_traffic_policy in select(vec![TrafficPolicy::Cluster, TrafficPolicy::Local]),
+        traffic_distribution in select(vec![
+            TrafficDistribution::Any, TrafficDistribution::PreferSameZone, TrafficDistribution::PreferSameNode,
+        ]),
+        algorithm in select(vec![Algorithm::Random, Algorithm::Maglev]),
+        session_affinity in proptest::option::of(any::<u32>()),
+        failover in proptest::option::of(failover()),
+    ) -> Service {
+        Service {
+            sharing: Sharing { affinity, ..Sharing::default() },
+            internal_traffic_policy, traffic_distribution, algorithm, session_affinity, failover,
+            ..Service::default()
+        }
+    }
+}
+
 prop_compose! {
     pub(super) fn service()(
         name in text(), namespace in name(), hostname in name(), addresses in vec(any::<IpAddr>(), 0..3),
         ports in vec(service_port(), 0..5), subject_alt_names in vec(text(), 0..3),
         (global, shared, publish_not_ready) in any::<(bool, bool, bool)>(),
-        affinity in select(vec![Affinity::None, Affinity::Local, Affinity::Remote, Affinity::LocalNode]),
+        external_name in proptest::option::of(".{1,12}"), chosen in chosen(),
     ) -> Service {
-        let sharing = Sharing { global, shared, affinity };
-        Service { name, namespace, hostname, addresses, ports, subject_alt_names, sharing, publish_not_ready }
+        let sharing = Sharing { global, shared, ..chosen.sharing };
+        Service {
+            name, namespace, hostname, addresses, ports, subject_alt_names, sharing, publish_not_ready, external_name,
+            ..chosen
+        }
     }
 }
 

@@ -203,24 +203,70 @@ fn our_own_fields() {
         affinity: "local".into(),
         ports,
         publish_not_ready: true,
+        external_name: "e".into(),
+        session_affinity_secs: Some(0),
+        internal_traffic_policy: "Local".into(),
+        traffic_distribution: "PreferSameNode".into(),
+        algorithm: "maglev".into(),
+        failover: Some(tulle::FailoverExtras {
+            order: vec![
+                tulle::FailoverTarget {
+                    cluster: Some("c".into()),
+                    region: None,
+                },
+                tulle::FailoverTarget {
+                    cluster: None,
+                    region: Some("r".into()),
+                },
+            ],
+            spill_at: 70,
+        }),
     };
+    let order = raw()
+        .message(1, raw().bytes(1, "c"))
+        .message(1, raw().bytes(2, "r"))
+        .number(2, 70);
     let made = raw()
         .number(1, 1)
         .number(2, 1)
         .bytes(3, "local")
         .message(4, raw().number(1, 53).bytes(2, "dns").bytes(3, "UDP"))
-        .number(5, 1);
+        .number(5, 1)
+        .bytes(6, "e")
+        .number(7, 0)
+        .bytes(8, "Local")
+        .bytes(9, "PreferSameNode")
+        .bytes(10, "maglev")
+        .message(11, order);
     check(made, service);
+}
+
+#[test]
+fn our_own_fields_of_a_workload() {
+    let mapping = tulle::PortMapping {
+        service_port: 53,
+        target_port: 1053,
+        protocol: "UDP".into(),
+    };
+    let mappings = tulle::PortMappings {
+        ports: vec![mapping],
+    };
     let workload = tulle::WorkloadExtras {
         demoted: true,
         labels: one_entry("app", "x"),
         pod_hostname: "h".into(),
+        terminating: true,
+        service_ports: [("n/s".to_owned(), mappings)].into(),
     };
+    let mapping = raw().number(1, 53).number(2, 1053).bytes(3, "UDP");
+    let entry = raw().bytes(1, "n/s").message(2, raw().message(1, mapping));
     check(
         raw()
             .number(1, 1)
             .message(2, map_entry("app", "x"))
-            .bytes(3, "h"),
+            .bytes(3, "h")
+            .number(4, 1)
+            .message(5, entry),
         workload,
     );
 }
