@@ -1,8 +1,14 @@
 //! Which endpoints of a service may serve a client.
 //!
-//! Decides from where the client is, how the service is shared, and what the mesh knows of each endpoint's health. Picking
-//! one of the endpoints for a connection is not decided here, and nothing here opens a connection or knows the time.
+//! Decides from where the client is, how the service is shared, and what is known of each endpoint's health. Picking one of
+//! the endpoints for a connection is not decided here, and nothing here opens a connection or knows the time.
 
+pub mod health;
+pub mod maglev;
 mod select;
 
-pub use select::{Viewpoint, select_endpoints};
+pub use health::{Ejected, EjectionSettings, Ejections};
+pub use select::{
+    Endpoint, Reason, Selection, Serving, SpillState, Verdict, Viewpoint, explain, select,
+    select_endpoints,
+};

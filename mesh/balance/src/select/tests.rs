@@ -1,5 +1,9 @@
 //! Truth tables (what a person expects, row by row) and properties (what holds for every mix).
 
+mod rules;
+mod spill;
+mod table;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -63,6 +67,7 @@ fn service(affinity: Affinity, publish_not_ready: bool) -> Service {
             affinity,
         },
         publish_not_ready,
+        ..Service::default()
     }
 }
 
