@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tulle_model::{
-    ClusterName, NamespacedName, PortMapping, Service, TrustDomain, Workload, WorkloadUid,
+    ClusterName, NamespacedName, PortMapping, Protocol, Service, TrustDomain, Workload,
+    WorkloadUid,
 };
 
 /// The sizes of a simulated mesh.
@@ -139,6 +140,7 @@ impl Plan {
         let mapping = PortMapping {
             service_port: SERVICE_PORT,
             target_port: TARGET_PORT,
+            protocol: Protocol::Tcp,
         };
         workload.services = BTreeMap::from([(key, vec![mapping])]);
         Ok(workload)

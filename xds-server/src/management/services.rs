@@ -133,7 +133,7 @@ impl Services<'_> {
     fn backends(&self, service: &Service, port: &ServicePort, node: &str) -> Vec<Backend> {
         let key = service.key();
         let serves = |workload: &Workload| {
-            let mut addresses = workload.serving_addresses(&key, port.port, port.target_port);
+            let mut addresses = workload.serving_addresses(&key, port);
             addresses.next().is_some()
         };
         let selected = self.select(service, node, serves);
@@ -148,7 +148,7 @@ impl Services<'_> {
                 .workload(&workload.uid)
                 .is_some_and(|w| w.demoted);
             let reason = self.reason(service, workload, included, demoted, node);
-            let addresses = workload.serving_addresses(&key, port.port, port.target_port);
+            let addresses = workload.serving_addresses(&key, port);
             backends.extend(addresses.map(|address| Backend {
                 cluster: workload.cluster.to_string(),
                 node: workload.node.clone(),
@@ -295,6 +295,7 @@ fn affinity_word(affinity: Affinity) -> &'static str {
 fn health_word(health: Health) -> &'static str {
     match health {
         Health::Healthy => "healthy",
+        Health::Terminating => "terminating",
         Health::Unhealthy => "unhealthy",
     }
 }
