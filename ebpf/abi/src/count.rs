@@ -67,6 +67,12 @@ numbered! {
         FamilyMismatch = "family_mismatch",
         /// The socket could not carry its note: refused, since the proxy would not know the destination.
         NoteFailed = "note_failed",
+        /// A failed connection to a backend was reported.
+        FailureReported = "failure_reported",
+        /// A backend that had been reported answered after all.
+        RecoveryReported = "recovery_reported",
+        /// A report found no room.
+        ReportDropped = "report_dropped",
         /// Port 53 was led to the proxy's name server.
         Dns = "dns",
         /// An address was shown as the application knows it.

@@ -17,14 +17,18 @@ mod settings;
 pub use count::{COUNTERS_LEN, Program, Reason, counter_index};
 pub use endpoint::{Address, Endpoint, LOOPBACK_V4, LOOPBACK_V6};
 pub use maps::{
-    BACKENDS_MAX, DIRECTS_MAX, LISTENERS_MAX, MAPS, MapLayout, ORIGINALS_MAX, PEERS_MAX,
-    POD_ADDRESSES_MAX, PODS_MAX, SERVICES_MAX, SOCKETS_MAX, UDP_FLOWS_MAX, WORKLOADS_MAX,
+    AFFINITIES_MAX, BACKENDS_MAX, DIRECTS_MAX, EVENTS_LEN, LISTENERS_MAX, MAGLEV_SERVICES_MAX,
+    MAPS, MEMBERS_MAX, MapLayout, ORIGINALS_MAX, PEERS_MAX, POD_ADDRESSES_MAX, PODS_MAX,
+    SERVICES_MAX, SOCKETS_MAX, UDP_FLOWS_MAX, WORKLOADS_MAX,
 };
 pub use records::{
-    BackendKey, BackendValue, ListenerKey, MemberKey, NOTE_ACCEPTED, NOTE_ANNOUNCING, NOTE_DIRECT,
-    NOTE_DNS, NOTE_PROXIED, NOTE_TRANSLATED, OriginalKey, OriginalValue, PATH_DIRECT, PATH_PLAIN,
-    PATH_PROXY, PodAddressKey, PodValue, SIDE_APPLICATION, SIDE_PROXY, ServiceKey, ServiceValue,
-    SocketNote, SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue,
+    ALGORITHM_MAGLEV, ALGORITHM_RANDOM, AffinityKey, AffinityValue, BackendKey, BackendValue,
+    CONNECT_RECOVERED, CONNECT_REFUSED, CONNECT_SILENT, CONNECT_UNREACHABLE, ConnectEvent,
+    INLINE_SLOTS, InlineSlot, ListenerKey, MAGLEV_CHUNK_LEN, MAGLEV_CHUNKS, MAGLEV_POSITIONS,
+    MaglevChunk, MaglevKey, MemberKey, NOTE_ACCEPTED, NOTE_ANNOUNCING, NOTE_DIRECT, NOTE_DNS,
+    NOTE_PROXIED, NOTE_TRANSLATED, OriginalKey, OriginalValue, PATH_DIRECT, PATH_PLAIN, PATH_PROXY,
+    PodAddressKey, PodValue, SIDE_APPLICATION, SIDE_PROXY, ServiceKey, ServiceValue, SocketNote,
+    SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue,
 };
 pub use settings::{
     KernelOffsets, PodSettings, SOCKMAP_FULL, SOCKMAP_OFF, SOCKMAP_TO_PROXY, Settings,

@@ -1,9 +1,10 @@
 //! The pinned maps: their names, layout numbers and limits.
 
 use crate::{
-    Address, BackendKey, BackendValue, COUNTERS_LEN, Endpoint, ListenerKey, MemberKey, OriginalKey,
-    OriginalValue, PodAddressKey, PodValue, ServiceKey, ServiceValue, SocketNote, SocketPointer,
-    TupleKey, UdpFlowKey, UdpFlowValue,
+    Address, AffinityKey, AffinityValue, BackendKey, BackendValue, COUNTERS_LEN, Endpoint,
+    ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey, MemberKey, OriginalKey, OriginalValue,
+    PodAddressKey, PodValue, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey,
+    UdpFlowKey, UdpFlowValue,
 };
 
 /// A pinned map as this build knows it.
@@ -25,6 +26,14 @@ pub struct MapLayout {
 pub const SERVICES_MAX: usize = 65_536;
 /// Backend slots of all services together.
 pub const BACKENDS_MAX: usize = 262_144;
+/// Backends of all services whose choices are remembered.
+pub const MEMBERS_MAX: usize = BACKENDS_MAX;
+/// Services with a Maglev table: 35 KiB each, taken only when used. The rest of them choose at random.
+pub const MAGLEV_SERVICES_MAX: usize = 1_024;
+/// Pairs of client pod and service whose choice is remembered; the one that was not used for longest goes first.
+pub const AFFINITIES_MAX: usize = 32_768;
+/// Bytes of events that may wait for the proxy, 32 for each.
+pub const EVENTS_LEN: usize = 65_536;
 /// Workload addresses that one node can know.
 pub const WORKLOADS_MAX: usize = 262_144;
 /// Captured pods of one node.
@@ -46,11 +55,13 @@ pub const UDP_FLOWS_MAX: usize = 32_768;
 
 /// Every map that is pinned.
 pub const MAPS: &[MapLayout] = &[
-    map::<ServiceKey, ServiceValue>("SERVICES", 1, SERVICES_MAX),
-    map::<BackendKey, BackendValue>("BACKENDS", 1, BACKENDS_MAX),
-    map::<MemberKey, u32>("MEMBERS", 1, BACKENDS_MAX),
+    map::<ServiceKey, ServiceValue>("SERVICES", 2, SERVICES_MAX),
+    map::<BackendKey, BackendValue>("BACKENDS", 2, BACKENDS_MAX),
+    map::<MemberKey, u32>("MEMBERS", 2, MEMBERS_MAX),
+    map::<MaglevKey, MaglevChunk>("MAGLEV", 1, MAGLEV_SERVICES_MAX * MAGLEV_CHUNKS),
+    map::<AffinityKey, AffinityValue>("AFFINITIES", 1, AFFINITIES_MAX),
     map::<Address, u32>("WORKLOADS", 1, WORKLOADS_MAX),
-    map::<u64, PodValue>("PODS", 1, PODS_MAX),
+    map::<u64, PodValue>("PODS", 2, PODS_MAX),
     map::<PodAddressKey, u32>("POD_ADDRESSES", 1, POD_ADDRESSES_MAX),
     map::<ListenerKey, u32>("LISTENERS", 1, LISTENERS_MAX),
     map::<OriginalKey, OriginalValue>("ORIGINALS", 1, ORIGINALS_MAX),
@@ -64,7 +75,8 @@ pub const MAPS: &[MapLayout] = &[
     map::<TupleKey, SocketPointer>("SOCKETS", 1, SOCKETS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_FORWARD", 1, UDP_FLOWS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_REVERSE", 1, UDP_FLOWS_MAX),
-    map::<u32, u64>("COUNTERS", 1, COUNTERS_LEN),
+    map::<u32, u64>("COUNTERS", 2, COUNTERS_LEN),
+    map::<(), ()>("EVENTS", 1, EVENTS_LEN),
 ];
 
 const fn map<K, V>(name: &'static str, layout: u32, entries_max: usize) -> MapLayout {

@@ -25,6 +25,29 @@ pub const NOTE_DNS: u32 = 5;
 /// The proxy's own socket, on its way to an application whose peer it announced.
 pub const NOTE_ANNOUNCING: u32 = 6;
 
+/// Any slot of a service, in proportion to the weights.
+pub const ALGORITHM_RANDOM: u16 = 0;
+/// The slot that the service's table has for the client: the same one as long as it serves.
+pub const ALGORITHM_MAGLEV: u16 = 1;
+
+/// The backend answered the first packet of a connection with a reset.
+pub const CONNECT_REFUSED: u32 = 1;
+/// The network says that there is no way to the backend.
+pub const CONNECT_UNREACHABLE: u32 = 2;
+/// The backend did not answer the first packet in time.
+pub const CONNECT_SILENT: u32 = 3;
+/// The backend answered after all.
+pub const CONNECT_RECOVERED: u32 = 4;
+
+/// Slots that a service's own entry holds, so that most services need one look-up: as many as fit into 256 bytes of kernel memory.
+pub const INLINE_SLOTS: usize = 7;
+/// Positions of a service's Maglev table; prime, and more than a hundred times the backends of most services.
+pub const MAGLEV_POSITIONS: u32 = 16_381;
+/// Positions in one entry of the Maglev map: as many as fit into a kilobyte of kernel memory.
+pub const MAGLEV_CHUNK_LEN: usize = 480;
+/// Entries of one service in the Maglev map.
+pub const MAGLEV_CHUNKS: usize = (MAGLEV_POSITIONS as usize).div_ceil(MAGLEV_CHUNK_LEN);
+
 /// The end of a connection that belongs to an application.
 pub const SIDE_APPLICATION: u32 = 1;
 /// The end of a connection that belongs to the node proxy.
@@ -54,12 +77,28 @@ records! {
         reserved: u8,
     }
 
-    /// A service: where its backends are found.
-    struct ServiceValue: 8 {
+    /// A service: how a backend is chosen, and the first ones of them.
+    struct ServiceValue: 184 {
         /// First half of every `BackendKey` of the service.
         id: u32,
         /// The slots `0..count` are filled. Zero: known, but nobody serves it.
         count: u32,
+        /// For how many seconds after its last connection a client pod keeps its backend. Zero: each connection chooses anew.
+        affinity_seconds: u32,
+        /// One of the `ALGORITHM_` constants.
+        algorithm: u16,
+        /// 1: the slots have unequal weights, so a drawn slot may pass the choice on to its alias.
+        is_weighted: u16,
+        /// Copies of the first slots; zero beyond the count.
+        first: [InlineSlot; INLINE_SLOTS],
+    }
+
+    /// A slot as a service's own entry holds it.
+    struct InlineSlot: 24 {
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// One of the `PATH_` constants.
+        path: u32,
     }
 
     /// One slot of a service.
@@ -71,16 +110,59 @@ records! {
     }
 
     /// Who fills a slot.
-    struct BackendValue: 28 {
+    struct BackendValue: 40 {
         /// Where it listens.
         endpoint: Endpoint,
         /// One of the `PATH_` constants.
         path: u32,
         /// The service that the slot belongs to: a reader that raced with a reuse of the slot's memory sees the difference.
         service: u32,
+        /// Its weight, for who reads the maps back.
+        weight: u32,
+        /// A 32-bit draw above this goes to `alias` instead.
+        threshold: u32,
+        /// Another slot of the service.
+        alias: u32,
     }
 
-    /// Membership of a backend in a UDP service, whatever its slot.
+    /// A part of a service's Maglev table.
+    struct MaglevKey: 8 {
+        /// `ServiceValue::id`.
+        service: u32,
+        /// Which part: position / `MAGLEV_CHUNK_LEN`.
+        chunk: u32,
+    }
+
+    /// A client pod and a service that it keeps its backend of.
+    struct AffinityKey: 16 {
+        /// Cookie of the client's network namespace.
+        netns: u64,
+        /// `ServiceValue::id`.
+        service: u32,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// The backend that a client pod keeps.
+    struct AffinityValue: 32 {
+        /// When it was last chosen: nanoseconds of the monotonic clock.
+        used_at: u64,
+        /// The backend.
+        endpoint: Endpoint,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// What became of a connection that leads straight to a backend.
+    struct ConnectEvent: 24 {
+        /// The backend.
+        backend: Endpoint,
+        /// One of the `CONNECT_` constants.
+        outcome: u32,
+    }
+
+    /// Membership of a backend in a service whose choices are remembered (UDP, or session affinity), whatever its slot. The value is the
+    /// backend's path.
     struct MemberKey: 24 {
         /// `ServiceValue::id`.
         service: u32,
@@ -89,9 +171,15 @@ records! {
     }
 
     /// A captured pod, by its network namespace's cookie.
-    struct PodValue: 8 {
+    struct PodValue: 48 {
         /// Hash of the pod's uid: finds the pod again after a restart.
         uid_hash: u64,
+        /// Hash of the pod's own address: the same on every node and after every restart, so that a Maglev choice is.
+        client_hash: u32,
+        /// 1: the pod has addresses beyond `addresses`.
+        has_more: u32,
+        /// Its first addresses; zero where it has fewer.
+        addresses: [Address; 2],
     }
 
     /// An address that a captured pod owns.
@@ -176,7 +264,17 @@ records! {
         backend: Endpoint,
         /// One of the `NOTE_` constants.
         kind: u32,
-        /// Zero.
-        reserved: u32,
+        /// 1: the backend's silence was reported.
+        is_suspected: u32,
     }
 }
+
+/// A part of a service's Maglev table: slot numbers by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MaglevChunk {
+    /// Slot numbers.
+    pub slots: [u16; MAGLEV_CHUNK_LEN],
+}
+
+const _: () = assert!(size_of::<MaglevChunk>() == 960);

@@ -35,9 +35,13 @@ pub struct Settings {
     pub queued_messages_max: u32,
     /// Where the fields lie that the sockmap's rules read.
     pub offsets: KernelOffsets,
+    /// Where `sock.sk_err` lies; zero when the kernel does not tell: then only silence counts as a failure to connect.
+    pub error_offset: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 96);
+const _: () = assert!(size_of::<Settings>() == 104);
 
 /// Offsets, in bytes, of kernel struct fields; from the running kernel's BTF.
 #[derive(

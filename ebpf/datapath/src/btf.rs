@@ -52,6 +52,11 @@ pub(crate) fn find_offsets(btf: &[u8]) -> Result<KernelOffsets, FindOffsetError>
     })
 }
 
+/// Finds where a socket's pending error lies.
+pub(crate) fn find_error_offset(btf: &[u8]) -> Result<u32, FindOffsetError> {
+    Btf::parse(btf)?.offset("sock", &["sk_err"])
+}
+
 /// The parsed type table: where each type's record begins.
 struct Btf<'a> {
     bytes: &'a [u8],

@@ -1,15 +1,16 @@
 //! Pods: registered in the maps, steered in their namespaces.
 
 use std::{
+    collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    net::SocketAddr,
-    os::fd::BorrowedFd,
+    net::{IpAddr, SocketAddr},
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 use aya::maps::MapError;
 use rustix::net::getsockname;
-use tulle_abi::{FAMILY_V4, FAMILY_V6, ListenerKey, PodAddressKey, PodSettings, PodValue};
+use tulle_abi::{Address, FAMILY_V4, FAMILY_V6, ListenerKey, PodAddressKey, PodSettings, PodValue};
 
 use crate::{
     CapturePodError, PodCapture, ReleasePodError,
@@ -25,6 +26,8 @@ pub(crate) struct Pods {
     pub(crate) pods: Table<u64, PodValue>,
     pub(crate) addresses: Table<PodAddressKey, u32>,
     pub(crate) listeners: Listeners,
+    /// The namespaces of the pods that this process captured, by uid.
+    pub(crate) namespaces: HashMap<String, OwnedFd>,
 }
 
 impl Pods {
@@ -55,11 +58,13 @@ impl Pods {
         };
         let steer = load_steering(pins, &settings).map_err(|err| steering(uid, err))?;
         attach_netns(&pin, &steer, pod.netns).map_err(|err| steering(uid, err))?;
-        let value = PodValue {
-            uid_hash: uid_hash(uid),
-        };
+        let kept = pod
+            .netns
+            .try_clone_to_owned()
+            .map_err(|err| steering(uid, err))?;
+        self.namespaces.insert(uid.to_owned(), kept);
         self.pods
-            .insert(Raw(netns), Raw(value), 0)
+            .insert(Raw(netns), Raw(pod_value(pod)), 0)
             .map_err(|source| register(uid, "PODS", source))
     }
 
@@ -68,6 +73,7 @@ impl Pods {
         let pin = pins.pod(uid).ok_or_else(|| ReleasePodError::Uid {
             uid: uid.to_owned(),
         })?;
+        self.namespaces.remove(uid);
         let fail = |map| {
             move |source: MapError| ReleasePodError::Unregister {
                 uid: uid.to_owned(),
@@ -155,6 +161,37 @@ fn listener_key(netns: u64, family: u32) -> ListenerKey {
         family,
         reserved: 0,
     }
+}
+
+fn pod_value(pod: &PodCapture<'_>) -> PodValue {
+    let mut addresses = [Address::default(); 2];
+    for (place, ip) in addresses.iter_mut().zip(pod.addresses) {
+        *place = (*ip).into();
+    }
+    PodValue {
+        uid_hash: uid_hash(pod.uid),
+        client_hash: client_hash(pod.addresses),
+        has_more: u32::from(pod.addresses.len() > addresses.len()),
+        addresses,
+    }
+}
+
+/// What a pod's Maglev choices go by: its own address, IPv4 if it has one, so that both families choose alike.
+///
+/// Every node and every build computes the same (FNV-1a, then mixed: neighbours must not choose alike).
+fn client_hash(addresses: &[IpAddr]) -> u32 {
+    let own = addresses.iter().find(|ip| ip.is_ipv4());
+    let octets = match own.or(addresses.first()) {
+        Some(IpAddr::V4(v4)) => v4.to_ipv6_mapped().octets(),
+        Some(IpAddr::V6(v6)) => v6.octets(),
+        None => [0; 16],
+    };
+    let mut hash = octets.iter().fold(0x811c_9dc5_u32, |hash, octet| {
+        (hash ^ u32::from(*octet)).wrapping_mul(0x0100_0193)
+    });
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x7feb_352d);
+    hash = (hash ^ (hash >> 15)).wrapping_mul(0x846c_a68b);
+    hash ^ (hash >> 16)
 }
 
 /// A number for a uid that a later process of the same build finds again.

@@ -1,13 +1,15 @@
 //! The kernel side of one node as one value.
 
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use rustix::system::uname;
 use tracing::{info, warn};
 use tulle_abi::{
@@ -16,9 +18,10 @@ use tulle_abi::{
 };
 
 use crate::{
-    AnnouncePeerError, CapturePodError, DatapathSettings, KernelTable, NetnsCookie,
-    OpenDatapathError, OriginalDestination, PodCapture, ReconcileError, ReconcileReport,
-    ReleasePodError, RemoveDatapathError, SocketCookie,
+    AnnouncePeerError, CapturePodError, ConnectEvents, DatapathSettings, DestroyConnectionsError,
+    DestroyReport, KernelTable, NetnsCookie, OpenDatapathError, OriginalDestination, PodCapture,
+    ReconcileError, ReconcileReport, ReleasePodError, RemoveDatapathError, SocketCookie,
+    TableChanges,
     attach::{attach_cgroup, set_map_program},
     btf,
     capture::Pods,
@@ -27,6 +30,7 @@ use crate::{
     pins::{Pins, remove_all, remove_file},
     raw::{Raw, Table},
     reconcile::Tables,
+    sockets,
 };
 
 /// The programs and maps of one node, loaded or adopted.
@@ -42,6 +46,8 @@ pub struct Datapath {
     announced: Mutex<Table<u64, Endpoint>>,
     originals: Table<OriginalKey, OriginalValue>,
     counters: PerCpuArray<MapData, u64>,
+    /// Until somebody takes them.
+    events: Mutex<Option<RingBuf<MapData>>>,
 }
 
 /// How often a program left for a reason.
@@ -89,6 +95,7 @@ impl Datapath {
             services: maps.services,
             backends: maps.backends,
             members: maps.members,
+            maglev: maps.maglev,
             workloads: maps.workloads,
             held: None,
         };
@@ -106,10 +113,12 @@ impl Datapath {
                 pods: maps.pods,
                 addresses: maps.pod_addresses,
                 listeners: maps.listeners,
+                namespaces: HashMap::new(),
             }),
             announced: Mutex::new(maps.announced),
             originals: maps.originals,
             counters: maps.counters,
+            events: Mutex::new(Some(maps.events)),
         })
     }
 
@@ -135,6 +144,45 @@ impl Datapath {
             *pending = None;
         }
         Ok(report)
+    }
+
+    /// Writes what changed since the last table, at a cost that goes by the change and not by the table.
+    ///
+    /// # Errors
+    /// When there would be too much for a map (nothing is written then), when the kernel refuses an entry, or when it is not known what
+    /// the maps hold. After either of the last two only [`Datapath::reconcile`] helps.
+    pub fn apply(&self, changes: &TableChanges) -> Result<ReconcileReport, ReconcileError> {
+        if lock(&self.pending).is_some() {
+            return Err(ReconcileError::Unknown);
+        }
+        lock(&self.tables).apply(changes)
+    }
+
+    /// What became of connections that lead straight to a backend, from now on. There is one reader: a second call has nothing.
+    pub fn take_connect_events(&self) -> Option<ConnectEvents> {
+        lock(&self.events).take().map(ConnectEvents::from_now_on)
+    }
+
+    /// Resets the connections that captured pods have with any of these addresses: TCP connections, and UDP sockets that are
+    /// connected. Their applications see `ECONNABORTED` at once, and the far end, if there is one, a reset.
+    ///
+    /// That includes connections that the proxy holds inside the pods' namespaces, so what it carries over them is reset too.
+    /// At most `limit` sockets; a report says whether there may be more. Blocks for as long as it takes to list all sockets of
+    /// all pods.
+    ///
+    /// # Errors
+    /// When the kernel cannot do it at all. What fails for one pod or one socket is counted in the report.
+    pub fn destroy_connections(
+        &self,
+        to: &HashSet<IpAddr>,
+        limit: usize,
+    ) -> Result<DestroyReport, DestroyConnectionsError> {
+        let namespaces: Vec<OwnedFd> = lock(&self.pods)
+            .namespaces
+            .values()
+            .filter_map(|netns| netns.try_clone().ok())
+            .collect();
+        sockets::destroy(&namespaces, to, limit)
     }
 
     /// Captures a pod: its outbound connections by its namespace's cookie, its inbound ones by steering in the namespace.
@@ -249,6 +297,10 @@ fn kernel_settings(
         sockmap = SOCKMAP_OFF;
         tulle_abi::KernelOffsets::default()
     });
+    let error_offset = btf::find_error_offset(&btf).unwrap_or_else(|err| {
+        warn!(%err, "refused connections to a backend go unnoticed, silent ones do not");
+        0
+    });
     Ok(Settings {
         proxy_cgroup: proxy.id,
         sockmap,
@@ -260,6 +312,8 @@ fn kernel_settings(
         queued_bytes_max: QUEUED_BYTES_MAX,
         queued_messages_max: QUEUED_MESSAGES_MAX,
         offsets,
+        error_offset,
+        reserved: 0,
     })
 }
 

@@ -112,6 +112,9 @@ pub enum ReconcileError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Only changes were given, and it is not known what they change: no table was reconciled yet, or a write failed.
+    #[error("what the maps hold is not known: a whole table must be reconciled first")]
+    Unknown,
     /// The hooks waited for the first table and could not be attached after it.
     #[error("cannot attach the hooks after the first table")]
     Attach(#[source] Box<OpenDatapathError>),
@@ -199,6 +202,18 @@ pub struct AnnouncePeerError {
     /// Why it failed.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Why connections could not be destroyed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DestroyConnectionsError {
+    /// The kernel cannot destroy the sockets of others.
+    #[error("the kernel cannot destroy sockets: it must be built with CONFIG_INET_DIAG_DESTROY")]
+    Unsupported,
+    /// Nobody could be asked for the sockets of any pod.
+    #[error("the sockets of the pods cannot be listed")]
+    List(#[source] io::Error),
 }
 
 /// Longest pod uid, in bytes.

@@ -37,7 +37,9 @@ mod capture;
 mod cgroup;
 mod datapath;
 mod error;
+mod events;
 mod load;
+mod maglev;
 mod object;
 mod pins;
 mod pod;
@@ -45,14 +47,20 @@ mod raw;
 mod reconcile;
 mod settings;
 mod slots;
+mod sockets;
 mod sys;
 mod table;
+mod weights;
 
 pub use datapath::{Counter, Datapath};
 pub use error::{
-    AnnouncePeerError, CapturePodError, OpenDatapathError, ReconcileError, ReleasePodError,
-    RemoveDatapathError, UID_LEN_MAX,
+    AnnouncePeerError, CapturePodError, DestroyConnectionsError, OpenDatapathError, ReconcileError,
+    ReleasePodError, RemoveDatapathError, UID_LEN_MAX,
 };
+pub use events::{ConnectEvent, ConnectEvents, ConnectOutcome};
 pub use pod::{NetnsCookie, OriginalDestination, PodCapture, SocketCookie};
 pub use settings::{CapturePorts, DatapathSettings, SockmapMode};
-pub use table::{Backend, Frontend, KernelTable, Path, ReconcileReport, WorkloadRoute};
+pub use sockets::DestroyReport;
+pub use table::{
+    Algorithm, Backend, Frontend, KernelTable, Path, ReconcileReport, TableChanges, WorkloadRoute,
+};

@@ -1,10 +1,13 @@
 //! Brings the object file into the kernel: maps from their pins or new, programs always new.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, PerCpuArray, SockHash},
+    maps::{Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
     programs::{Program, ProgramError},
 };
 use tulle_abi::{MAPS, PodSettings, Settings};
@@ -42,6 +45,7 @@ pub(crate) struct Maps {
     pub(crate) services: Table<tulle_abi::ServiceKey, tulle_abi::ServiceValue>,
     pub(crate) backends: Table<tulle_abi::BackendKey, tulle_abi::BackendValue>,
     pub(crate) members: Table<tulle_abi::MemberKey, u32>,
+    pub(crate) maglev: Table<tulle_abi::MaglevKey, tulle_abi::MaglevChunk>,
     pub(crate) workloads: Table<tulle_abi::Address, u32>,
     pub(crate) pods: Table<u64, tulle_abi::PodValue>,
     pub(crate) pod_addresses: Table<tulle_abi::PodAddressKey, u32>,
@@ -49,6 +53,7 @@ pub(crate) struct Maps {
     pub(crate) originals: Table<tulle_abi::OriginalKey, tulle_abi::OriginalValue>,
     pub(crate) announced: Table<u64, tulle_abi::Endpoint>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
+    pub(crate) events: RingBuf<MapData>,
     pub(crate) applications: Sockets<tulle_abi::TupleKey>,
     pub(crate) proxies: Sockets<tulle_abi::TupleKey>,
 }
@@ -91,6 +96,7 @@ impl Maps {
             services: take(object, "SERVICES")?,
             backends: take(object, "BACKENDS")?,
             members: take(object, "MEMBERS")?,
+            maglev: take(object, "MAGLEV")?,
             workloads: take(object, "WORKLOADS")?,
             pods: take(object, "PODS")?,
             pod_addresses: take(object, "POD_ADDRESSES")?,
@@ -98,6 +104,7 @@ impl Maps {
             originals: take(object, "ORIGINALS")?,
             announced: take(object, "ANNOUNCED")?,
             counters: take(object, "COUNTERS")?,
+            events: take(object, "EVENTS")?,
             applications: take(object, "APPLICATIONS")?,
             proxies: take(object, "PROXIES")?,
         })
@@ -143,14 +150,9 @@ fn load_program(
         program: name,
         source: Box::new(source),
     };
-    match program {
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        Program::SkMsg(program) => program.load(),
-        Program::SkLookup(program) => program.load(),
-        _ => return Err(OpenDatapathError::Missing { name }),
-    }
-    .map_err(refuse)?;
+    load_patiently(program)
+        .ok_or(OpenDatapathError::Missing { name })?
+        .map_err(refuse)?;
     let program = program
         .fd()
         .map_err(refuse)?
@@ -166,6 +168,31 @@ fn load_program(
         program,
     })
 }
+
+/// Loads a program of a kind that the object file has; `None` for any other.
+///
+/// A signal that arrives while the verifier works makes it give up with `EAGAIN`, which says nothing about the program.
+fn load_patiently(program: &mut Program) -> Option<Result<(), ProgramError>> {
+    let mut tries = 0;
+    loop {
+        let result = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::SkMsg(program) => program.load(),
+            Program::SkLookup(program) => program.load(),
+            _ => return None,
+        };
+        tries += 1;
+        match result {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && tries < LOAD_TRIES_MAX => {}
+            done => return Some(done),
+        }
+    }
+}
+
+/// How often the verifier may be interrupted.
+const LOAD_TRIES_MAX: u32 = 8;
 
 /// Functions of the object file that hang on cgroups.
 const CGROUP_HOOKS: &[(&str, AttachType)] = &[

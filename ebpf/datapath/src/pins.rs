@@ -177,6 +177,6 @@ fn fits(map: &MapLayout, path: &Path) -> bool {
 }
 
 /// The maps that refer to each other by service id.
-const COMPANIONS: [&str; 3] = ["SERVICES", "BACKENDS", "MEMBERS"];
+const COMPANIONS: [&str; 5] = ["SERVICES", "BACKENDS", "MEMBERS", "MAGLEV", "AFFINITIES"];
 /// The magic number of a bpf file system in `statfs`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;

@@ -1,48 +1,49 @@
-//! Brings the service and workload maps to a wanted table, by difference.
+//! Brings the service and workload maps to a wanted table: whole, or only what changed.
 //!
 //! A copy of what the maps hold is kept in memory, read once from the maps themselves (also after a write that failed): the kernel
 //! is the truth, and nothing is written that is there already.
+//!
+//! **Invariant:** at every moment each slot below a service's count is filled, by somebody who serves it before or after the change:
+//! new slots are written before whatever leads to them, and old ones are deleted last. Held by the test
+//! `connections_never_miss_while_backends_change`.
+
+mod held;
+mod maps;
+mod service;
 
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
+    net::IpAddr,
 };
 
-use aya::maps::MapError;
 use tulle_abi::{
-    Address, BACKENDS_MAX, BackendKey, BackendValue, Endpoint, MemberKey, PROTOCOL_UDP,
-    SERVICES_MAX, ServiceKey, ServiceValue, WORKLOADS_MAX,
+    Address, BACKENDS_MAX, BackendKey, BackendValue, Endpoint, MAGLEV_SERVICES_MAX, MaglevChunk,
+    MaglevKey, MemberKey, SERVICES_MAX, ServiceKey, ServiceValue, WORKLOADS_MAX,
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use tulle_model::ServiceAddress;
 
-use crate::{
-    Frontend, KernelTable, ReconcileError, ReconcileReport,
-    raw::{Raw, Table},
-    slots::{Slot, SlotPlan, plan},
+use self::{
+    maps::{delete, write},
+    service::{HeldService, WantedService},
 };
+use crate::{
+    Algorithm, Frontend, KernelTable, ReconcileError, ReconcileReport, TableChanges, WorkloadRoute,
+    raw::Table,
+    slots::{SlotPlan, plan},
+};
+
+pub(crate) use self::{held::Held, maps::is_absent};
 
 /// The service and workload maps, with a copy of what they hold.
 pub(crate) struct Tables {
     pub(crate) services: Table<ServiceKey, ServiceValue>,
     pub(crate) backends: Table<BackendKey, BackendValue>,
     pub(crate) members: Table<MemberKey, u32>,
+    pub(crate) maglev: Table<MaglevKey, MaglevChunk>,
     pub(crate) workloads: Table<Address, u32>,
     /// `None` until it is read, and after a write that failed.
     pub(crate) held: Option<Held>,
-}
-
-/// What the maps hold.
-#[derive(Default)]
-pub(crate) struct Held {
-    services: HashMap<ServiceKey, HeldService>,
-    workloads: HashMap<Address, u32>,
-    ids: HashSet<u32>,
-    last_id: u32,
-}
-
-struct HeldService {
-    id: u32,
-    slots: Vec<Slot>,
 }
 
 impl Tables {
@@ -51,27 +52,65 @@ impl Tables {
         &mut self,
         table: &KernelTable,
     ) -> Result<ReconcileReport, ReconcileError> {
-        let wanted = Wanted::from_table(table)?;
+        let services = wanted_services(&table.frontends);
+        let workloads = wanted_workloads(&table.workloads);
+        let slots = services.values().map(|service| service.slots.len()).sum();
+        require_room(services.len(), slots, workloads.len())?;
         let mut held = match self.held.take() {
             Some(held) => held,
             None => self.read()?,
         };
         // On the way out with an error `held` is dropped, so the next call reads the maps anew.
-        let mut report = ReconcileReport::default();
-        self.reconcile_workloads(&wanted, &mut held, &mut report)?;
-        self.reconcile_services(&wanted, &mut held, &mut report)?;
+        let gone = Gone {
+            services: keys_without(&held.services, &services),
+            workloads: keys_without(&held.workloads, &workloads),
+        };
+        let report = self.change(&mut held, &services, &workloads, &gone)?;
+        self.held = Some(held);
+        Ok(report)
+    }
+
+    /// Writes what changed since the last table. Costs what the change costs, however much the maps hold.
+    pub(crate) fn apply(
+        &mut self,
+        changes: &TableChanges,
+    ) -> Result<ReconcileReport, ReconcileError> {
+        let services = wanted_services(&changes.frontends);
+        let workloads = wanted_workloads(&changes.workloads);
+        let gone = Gone {
+            services: gone_keys(&changes.frontends_gone, service_key, &services),
+            workloads: gone_keys(
+                &changes.workloads_gone,
+                |ip: &IpAddr| (*ip).into(),
+                &workloads,
+            ),
+        };
+        let mut held = self.held.take().ok_or(ReconcileError::Unknown)?;
+        let (services_len, slots_len) = held.sizes_with(&services, &gone.services);
+        let new_workloads = workloads
+            .keys()
+            .filter(|address| !held.workloads.contains_key(*address));
+        let workloads_len = held.workloads.len() + new_workloads.count();
+        if let Err(err) = require_room(services_len, slots_len, workloads_len) {
+            self.held = Some(held);
+            return Err(err);
+        }
+        let report = self.change(&mut held, &services, &workloads, &gone)?;
         self.held = Some(held);
         Ok(report)
     }
 
     /// Workloads come before the services that lead to them, so that a direct backend is known as a workload when it is first used.
-    fn reconcile_workloads(
+    /// Removals come before additions: they make room in full maps.
+    fn change(
         &mut self,
-        wanted: &Wanted,
         held: &mut Held,
-        report: &mut ReconcileReport,
-    ) -> Result<(), ReconcileError> {
-        for (address, path) in &wanted.workloads {
+        services: &HashMap<ServiceKey, WantedService>,
+        workloads: &HashMap<Address, u32>,
+        gone: &Gone,
+    ) -> Result<ReconcileReport, ReconcileError> {
+        let mut report = ReconcileReport::default();
+        for (address, path) in workloads {
             match held.workloads.get(address) {
                 Some(known) if known == path => continue,
                 Some(_) => report.changed += 1,
@@ -80,105 +119,135 @@ impl Tables {
             write("WORKLOADS", &mut self.workloads, *address, *path)?;
             held.workloads.insert(*address, *path);
         }
-        let gone = keys_without(&held.workloads, &wanted.workloads);
-        for address in gone {
-            delete("WORKLOADS", &mut self.workloads, address)?;
-            held.workloads.remove(&address);
-            report.removed += 1;
+        for address in &gone.workloads {
+            if held.workloads.remove(address).is_some() {
+                delete("WORKLOADS", &mut self.workloads, *address)?;
+                report.removed += 1;
+            }
         }
-        Ok(())
-    }
-
-    fn reconcile_services(
-        &mut self,
-        wanted: &Wanted,
-        held: &mut Held,
-        report: &mut ReconcileReport,
-    ) -> Result<(), ReconcileError> {
-        // Removals first: they make room in full maps.
-        for key in keys_without(&held.services, &wanted.services) {
-            self.remove_service(key, held)?;
-            report.removed += 1;
+        for key in &gone.services {
+            if let Some(service) = held.take(*key) {
+                self.remove_service(*key, &service)?;
+                report.removed += 1;
+            }
         }
-        for (key, slots) in &wanted.services {
-            self.set_service(*key, slots, held, report)?;
+        for (key, wanted) in services {
+            self.set_service(*key, wanted, held, &mut report)?;
         }
-        Ok(())
+        report.without_table = held.without_table;
+        Ok(report)
     }
 
     fn set_service(
         &mut self,
         key: ServiceKey,
-        wanted: &[Slot],
+        wanted: &WantedService,
         held: &mut Held,
         report: &mut ReconcileReport,
     ) -> Result<(), ReconcileError> {
         let known = held.services.get(&key);
-        let is_new = known.is_none();
-        let (id, old_slots) = match known {
-            Some(service) => (service.id, service.slots.as_slice()),
-            None => (held.unused_id(), [].as_slice()),
-        };
-        if !is_new && old_slots == wanted {
+        if known.is_some_and(|service| service.is(wanted)) {
             return Ok(());
         }
-        let plan = plan(old_slots, wanted);
-        let old_len = old_slots.len();
-        self.apply(key, id, old_len, is_new, &plan)?;
+        let known = held.take(key);
+        let is_new = known.is_none();
+        let before = known.unwrap_or_else(|| HeldService::new(held.unused_id()));
+        let plan = plan(&before.slots, &wanted.slots);
+        let has_table = crate::maglev::IS_BUILT
+            && wanted.features.algorithm == Algorithm::Maglev
+            && (before.has_table || held.tables_len < MAGLEV_SERVICES_MAX);
+        let after = HeldService {
+            id: before.id,
+            slots: plan.slots.clone(),
+            features: wanted.features,
+            has_table,
+            is_sure: true,
+        };
+        self.write_service(key, &before, &after, &plan)?;
         report.added += plan.added.len() + usize::from(is_new);
         report.changed += plan.changed;
+        report.changed += usize::from(!is_new && before.features != after.features);
         report.removed += plan.removed.len();
-        held.note(key, id, plan.slots);
+        held.put(key, after);
         Ok(())
     }
 
     /// Does the steps of a plan, in the order that keeps every slot below the count filled.
-    fn apply(
+    fn write_service(
         &mut self,
         key: ServiceKey,
-        id: u32,
-        old_len: usize,
-        is_new: bool,
+        before: &HeldService,
+        after: &HeldService,
         plan: &SlotPlan,
     ) -> Result<(), ReconcileError> {
-        let is_udp = key.protocol == PROTOCOL_UDP;
-        for endpoint in plan.added.iter().filter(|_| is_udp) {
-            write("MEMBERS", &mut self.members, member(id, *endpoint), 1)?;
+        let id = after.id;
+        if after.remembers(key) {
+            let is_known = before.remembers(key) && before.is_sure;
+            let changed = plan.writes.iter().map(|(_, slot)| slot);
+            let all = after
+                .slots
+                .iter()
+                .take(if is_known { 0 } else { usize::MAX });
+            for slot in changed.chain(all) {
+                write(
+                    "MEMBERS",
+                    &mut self.members,
+                    member(id, slot.endpoint),
+                    slot.path,
+                )?;
+            }
         }
-        for (index, slot) in &plan.writes {
-            let value = BackendValue {
-                endpoint: slot.endpoint,
-                path: slot.path,
-                service: id,
-            };
-            write("BACKENDS", &mut self.backends, slot_key(id, *index)?, value)?;
+        let backends = after.backends()?;
+        let is_shared = before.is_weighted() || after.is_weighted() || !before.is_sure;
+        let changed: HashSet<usize> = plan.writes.iter().map(|(index, _)| *index).collect();
+        for (index, value) in backends.into_iter().enumerate() {
+            if is_shared || changed.contains(&index) {
+                write("BACKENDS", &mut self.backends, slot_key(id, index)?, value)?;
+            }
         }
-        if is_new || plan.slots.len() != old_len {
-            let count = index_number(plan.slots.len())?;
-            write(
-                "SERVICES",
-                &mut self.services,
-                key,
-                ServiceValue { id, count },
-            )?;
+        let is_table_due = !(before.has_table && before.is_sure && before.slots == after.slots);
+        if after.has_table && is_table_due {
+            for (chunk, value) in (0..).zip(after.table()) {
+                write(
+                    "MAGLEV",
+                    &mut self.maglev,
+                    MaglevKey { service: id, chunk },
+                    value,
+                )?;
+            }
         }
-        for index in plan.slots.len()..old_len {
+        let value = after.value()?;
+        if !before.is_sure || before.value()? != value {
+            write("SERVICES", &mut self.services, key, value)?;
+        }
+        if before.has_table && !after.has_table {
+            self.remove_table(id)?;
+        }
+        for index in after.slots.len()..before.slots.len() {
             delete("BACKENDS", &mut self.backends, slot_key(id, index)?)?;
         }
-        for endpoint in plan.removed.iter().filter(|_| is_udp) {
-            delete("MEMBERS", &mut self.members, member(id, *endpoint))?;
+        if before.remembers(key) {
+            let all = before.slots.iter().map(|slot| slot.endpoint);
+            let all = all.take(if after.remembers(key) { 0 } else { usize::MAX });
+            for endpoint in plan.removed.iter().copied().chain(all) {
+                delete("MEMBERS", &mut self.members, member(id, endpoint))?;
+            }
         }
         Ok(())
     }
 
-    fn remove_service(&mut self, key: ServiceKey, held: &mut Held) -> Result<(), ReconcileError> {
+    fn remove_service(
+        &mut self,
+        key: ServiceKey,
+        service: &HeldService,
+    ) -> Result<(), ReconcileError> {
         delete("SERVICES", &mut self.services, key)?;
-        let Some(service) = held.services.remove(&key) else {
-            return Ok(());
-        };
+        if service.has_table {
+            self.remove_table(service.id)?;
+        }
         for (index, slot) in service.slots.iter().enumerate() {
             delete("BACKENDS", &mut self.backends, slot_key(service.id, index)?)?;
-            if key.protocol == PROTOCOL_UDP {
+            if service.remembers(key) {
                 delete(
                     "MEMBERS",
                     &mut self.members,
@@ -186,120 +255,78 @@ impl Tables {
                 )?;
             }
         }
-        held.ids.remove(&service.id);
         Ok(())
     }
 
-    /// Reads what the maps hold, and deletes what belongs to nothing: an earlier process may have died between two steps.
-    pub(crate) fn read(&mut self) -> Result<Held, ReconcileError> {
-        let services: HashMap<ServiceKey, ServiceValue> = read_all("SERVICES", &self.services)?;
-        let mut backends: HashMap<BackendKey, BackendValue> = read_all("BACKENDS", &self.backends)?;
-        let mut members: HashMap<MemberKey, u32> = read_all("MEMBERS", &self.members)?;
-        let mut held = Held {
-            workloads: read_all("WORKLOADS", &self.workloads)?,
-            ..Held::default()
-        };
-        for (key, service) in services {
-            let slots: Vec<Slot> = (0..service.count)
-                .map_while(|index| {
-                    let value = backends.remove(&BackendKey {
-                        service: service.id,
-                        index,
-                    })?;
-                    members.remove(&member(service.id, value.endpoint));
-                    Some(Slot {
-                        endpoint: value.endpoint,
-                        path: value.path,
-                    })
-                })
-                .collect();
-            held.note(key, service.id, slots);
+    fn remove_table(&mut self, service: u32) -> Result<(), ReconcileError> {
+        for chunk in 0..index_number(tulle_abi::MAGLEV_CHUNKS)? {
+            delete("MAGLEV", &mut self.maglev, MaglevKey { service, chunk })?;
         }
-        for key in backends.into_keys() {
-            delete("BACKENDS", &mut self.backends, key)?;
-        }
-        for key in members.into_keys() {
-            delete("MEMBERS", &mut self.members, key)?;
-        }
-        Ok(held)
+        Ok(())
     }
 }
 
-impl Held {
-    fn note(&mut self, key: ServiceKey, id: u32, slots: Vec<Slot>) {
-        self.ids.insert(id);
-        self.last_id = self.last_id.max(id);
-        self.services.insert(key, HeldService { id, slots });
-    }
-
-    /// An id that no service has. A freed id comes back last, so that a connection that is being decided now does not meet its new
-    /// owner; zero is nobody's.
-    fn unused_id(&self) -> u32 {
-        (self.last_id.saturating_add(1)..=u32::MAX)
-            .chain(1..)
-            .find(|id| !self.ids.contains(id))
-            .unwrap_or(1)
-    }
+/// What is to be removed.
+struct Gone {
+    services: HashSet<ServiceKey>,
+    workloads: HashSet<Address>,
 }
 
-/// A table in the form of the maps.
-struct Wanted {
-    services: HashMap<ServiceKey, Vec<Slot>>,
-    workloads: HashMap<Address, u32>,
+fn wanted_services(frontends: &[Frontend]) -> HashMap<ServiceKey, WantedService> {
+    let services = frontends.iter().map(|frontend| {
+        (
+            service_key(&frontend.address),
+            WantedService::from_frontend(frontend),
+        )
+    });
+    services.collect()
 }
 
-impl Wanted {
-    fn from_table(table: &KernelTable) -> Result<Self, ReconcileError> {
-        let mut services = HashMap::with_capacity(table.frontends.len());
-        for frontend in &table.frontends {
-            services.insert(service_key(frontend), slots_of(frontend));
-        }
-        let workloads: HashMap<Address, u32> = table
-            .workloads
-            .iter()
-            .map(|route| (route.address.into(), route.path.number()))
-            .collect();
-        let slots = services.values().map(Vec::len).sum();
-        require_room("SERVICES", services.len(), SERVICES_MAX)?;
-        require_room("BACKENDS", slots, BACKENDS_MAX)?;
-        require_room("WORKLOADS", workloads.len(), WORKLOADS_MAX)?;
-        Ok(Wanted {
-            services,
-            workloads,
-        })
-    }
+fn wanted_workloads(routes: &[WorkloadRoute]) -> HashMap<Address, u32> {
+    let workloads = routes
+        .iter()
+        .map(|route| (route.address.into(), route.path.number()));
+    workloads.collect()
 }
 
-fn service_key(frontend: &Frontend) -> ServiceKey {
+fn service_key(address: &ServiceAddress) -> ServiceKey {
     ServiceKey {
-        address: frontend.address.socket.ip().into(),
-        port: frontend.address.socket.port(),
-        protocol: frontend.address.protocol.number(),
+        address: address.socket.ip().into(),
+        port: address.socket.port(),
+        protocol: address.protocol.number(),
         reserved: 0,
     }
 }
 
-fn slots_of(frontend: &Frontend) -> Vec<Slot> {
-    let backends = frontend.backends.iter();
-    backends
-        .map(|backend| Slot {
-            endpoint: backend.address.into(),
-            path: backend.path.number(),
-        })
-        .collect()
-}
-
-fn require_room(map: &'static str, wanted: usize, limit: usize) -> Result<(), ReconcileError> {
-    if wanted <= limit {
-        Ok(())
-    } else {
-        Err(ReconcileError::TooLarge { map, wanted, limit })
+fn require_room(services: usize, slots: usize, workloads: usize) -> Result<(), ReconcileError> {
+    for (map, wanted, limit) in [
+        ("SERVICES", services, SERVICES_MAX),
+        ("BACKENDS", slots, BACKENDS_MAX),
+        ("WORKLOADS", workloads, WORKLOADS_MAX),
+    ] {
+        if wanted > limit {
+            return Err(ReconcileError::TooLarge { map, wanted, limit });
+        }
     }
+    Ok(())
 }
 
-fn keys_without<K: Copy + Eq + Hash, A, B>(held: &HashMap<K, A>, wanted: &HashMap<K, B>) -> Vec<K> {
+fn keys_without<K: Copy + Eq + Hash, A, B>(
+    held: &HashMap<K, A>,
+    wanted: &HashMap<K, B>,
+) -> HashSet<K> {
     let gone = held.keys().filter(|key| !wanted.contains_key(*key));
     gone.copied().collect()
+}
+
+/// The keys of what is gone. What is also wanted is not gone.
+fn gone_keys<T, K: Eq + Hash, V>(
+    gone: &[T],
+    key_of: impl Fn(&T) -> K,
+    wanted: &HashMap<K, V>,
+) -> HashSet<K> {
+    let keys = gone.iter().map(key_of);
+    keys.filter(|key| !wanted.contains_key(key)).collect()
 }
 
 fn member(service: u32, endpoint: Endpoint) -> MemberKey {
@@ -319,60 +346,4 @@ fn index_number(index: usize) -> Result<u32, ReconcileError> {
         wanted: index,
         limit: BACKENDS_MAX,
     })
-}
-
-/// What a shared struct must be to lie in a map.
-pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
-impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Plain for T {}
-
-fn read_all<K: Plain + Eq + Hash, V: Plain>(
-    map: &'static str,
-    table: &Table<K, V>,
-) -> Result<HashMap<K, V>, ReconcileError> {
-    let entries = table
-        .iter()
-        .map(|entry| entry.map(|(key, value)| (key.0, value.0)));
-    entries
-        .collect::<Result<_, MapError>>()
-        .map_err(|source| failed("read", map, source))
-}
-
-fn write<K: Plain, V: Plain>(
-    map: &'static str,
-    table: &mut Table<K, V>,
-    key: K,
-    value: V,
-) -> Result<(), ReconcileError> {
-    table
-        .insert(Raw(key), Raw(value), 0)
-        .map_err(|source| failed("write", map, source))
-}
-
-/// Deletes an entry. One that is not there counts as deleted.
-fn delete<K: Plain, V: Plain>(
-    map: &'static str,
-    table: &mut Table<K, V>,
-    key: K,
-) -> Result<(), ReconcileError> {
-    match table.remove(&Raw(key)) {
-        Err(err) if !is_absent(&err) => Err(failed("delete", map, err)),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a map's error only says that there is no such entry.
-pub(crate) fn is_absent(err: &MapError) -> bool {
-    match err {
-        MapError::KeyNotFound => true,
-        MapError::SyscallError(err) => err.io_error.kind() == std::io::ErrorKind::NotFound,
-        _ => false,
-    }
-}
-
-fn failed(action: &'static str, map: &'static str, source: MapError) -> ReconcileError {
-    ReconcileError::Write {
-        action,
-        map,
-        source: Box::new(source),
-    }
 }

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 
 use tulle_abi::Endpoint;
 
-/// One backend: where it listens, and the number of the path to it.
+/// One backend: where it listens, the number of the path to it, and its weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) endpoint: Endpoint,
     pub(crate) path: u32,
+    pub(crate) weight: u16,
 }
 
 /// The steps from one set of slots to another, to be done in the order of the fields.
@@ -25,7 +26,7 @@ pub(crate) struct SlotPlan {
     pub(crate) added: Vec<Endpoint>,
     /// Backends that are gone.
     pub(crate) removed: Vec<Endpoint>,
-    /// How many backends stay, on another path.
+    /// How many backends stay, on another path or with another weight.
     pub(crate) changed: usize,
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn plan(held: &[Slot], wanted: &[Slot]) -> SlotPlan {
     for (index, slot) in held.iter().enumerate() {
         match missing.remove(&slot.endpoint) {
             Some(stays) => {
-                plan.changed += usize::from(stays.path != slot.path);
+                plan.changed += usize::from(stays != *slot);
                 match placed.get_mut(index) {
                     Some(place) => *place = Some(stays),
                     None => displaced.push(stays),

@@ -20,6 +20,21 @@ pub struct Frontend {
     pub address: ServiceAddress,
     /// Who may serve them, already filtered; empty: connections are refused at once.
     pub backends: Vec<Backend>,
+    /// For how many seconds after its last connection a client pod keeps its backend; 0 = not at all.
+    pub session_affinity: u32,
+    /// How a backend is chosen where none is kept.
+    pub algorithm: Algorithm,
+}
+
+/// How a backend of a service is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Algorithm {
+    /// Any, in proportion to the weights.
+    #[default]
+    Random,
+    /// The one that a Maglev table has for the client pod's address: the same from every socket, port and node, and after every
+    /// restart, for as long as it serves; and when others come or go, nearly always still the same.
+    Maglev,
 }
 
 /// One endpoint of a service.
@@ -29,6 +44,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// How to get there.
     pub path: Path,
+    /// Its share of the connections, relative to the others'; 0 = none while another has some.
+    pub weight: u16,
 }
 
 /// How to reach a workload that is asked for by its own address.
@@ -62,6 +79,29 @@ impl Path {
     }
 }
 
+/// What differs from the table that was written last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TableChanges {
+    /// Services that are new or different, each with all that it has now. A later entry for the same address replaces an earlier one.
+    pub frontends: Vec<Frontend>,
+    /// Services that are gone. One that was never there counts as gone.
+    pub frontends_gone: Vec<ServiceAddress>,
+    /// Workloads that are new or are reached in another way.
+    pub workloads: Vec<WorkloadRoute>,
+    /// Workloads that are gone.
+    pub workloads_gone: Vec<IpAddr>,
+}
+
+impl TableChanges {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty()
+            && self.frontends_gone.is_empty()
+            && self.workloads.is_empty()
+            && self.workloads_gone.is_empty()
+    }
+}
+
 /// What a reconciliation did, counted in services, backend slots and workloads together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReconcileReport {
@@ -71,4 +111,6 @@ pub struct ReconcileReport {
     pub changed: usize,
     /// Entries that are gone.
     pub removed: usize,
+    /// Services that should have a Maglev table and choose at random, since there are as many tables as the kernel side may hold.
+    pub without_table: usize,
 }

@@ -8,7 +8,7 @@ use crate::{
     decide::{Decision, decide},
     maps::NOTES,
     sock_addr::{
-        Family, GO_ON, captured_netns, endpoint, fail_with, protocol, set_endpoint, socket,
+        Family, GO_ON, captured_client, endpoint, fail_with, protocol, set_endpoint, socket,
     },
 };
 
@@ -24,20 +24,22 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
-    NOTES.clear(socket(ctx));
     let wanted = endpoint(ctx, family);
-    if wanted.address.is_loopback() {
-        return exit(program, Reason::Passed, GO_ON);
-    }
-    let Some(protocol) = protocol(ctx) else {
-        return exit(program, Reason::Passed, GO_ON);
+    let decision = match (captured_client(ctx), protocol(ctx)) {
+        (Some(client), Some(protocol)) if !wanted.address.is_loopback() => {
+            decide(&client, family, protocol, &wanted)
+        }
+        _ => Decision::Leave,
     };
-    let Some(netns) = captured_netns(ctx) else {
-        return exit(program, Reason::Passed, GO_ON);
-    };
-    match decide(netns, family, protocol, &wanted) {
-        Decision::Leave => exit(program, Reason::Passed, GO_ON),
-        Decision::Refuse(reason) => exit(program, reason, fail_with(EHOSTUNREACH)),
+    match decision {
+        Decision::Leave => {
+            forget_earlier(ctx);
+            exit(program, Reason::Passed, GO_ON)
+        }
+        Decision::Refuse(reason) => {
+            forget_earlier(ctx);
+            exit(program, reason, fail_with(EHOSTUNREACH))
+        }
         Decision::Send {
             to,
             backend,
@@ -48,7 +50,7 @@ fn connect(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
                 shown: wanted,
                 backend,
                 kind,
-                reserved: 0,
+                is_suspected: 0,
             };
             if !NOTES.set(socket(ctx), note) {
                 return exit(program, Reason::NoteFailed, fail_with(ENOMEM));
@@ -57,6 +59,12 @@ fn connect(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
             exit(program, reason, GO_ON)
         }
     }
+}
+
+/// Takes away what an earlier `connect()` of the same socket noted.
+#[inline(always)]
+fn forget_earlier(ctx: &SockAddrContext) {
+    NOTES.clear(socket(ctx));
 }
 
 /// No route to host: what a client sees when nobody serves the service.

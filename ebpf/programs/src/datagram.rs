@@ -1,16 +1,16 @@
 //! `cgroup/sendmsg4/6`, `cgroup/recvmsg4/6`: load-balances unconnected UDP, and shows the service as the source of the answer.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use tulle_abi::{
-    Endpoint, MemberKey, PROTOCOL_UDP, Program, Reason, ServiceValue, UdpFlowKey, UdpFlowValue,
-};
+use tulle_abi::{Endpoint, PROTOCOL_UDP, Program, Reason, ServiceValue, UdpFlowKey, UdpFlowValue};
 
 use crate::{
+    choice::{path_of_member, pick_backend},
     count::exit,
-    decide::{find_service, name_server, pick_backend},
-    maps::{MEMBERS, NOTES, UDP_FORWARD, UDP_REVERSE},
+    decide::{find_service, name_server},
+    maps::{NOTES, UDP_FORWARD, UDP_REVERSE},
     sock_addr::{
-        Family, GO_ON, captured_netns, endpoint, fail_with, set_endpoint, socket, socket_cookie,
+        Client, Family, GO_ON, captured_client, endpoint, fail_with, set_endpoint, socket,
+        socket_cookie,
     },
 };
 
@@ -37,9 +37,12 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn send(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
     let wanted = endpoint(ctx, family);
-    if wanted.address.is_loopback() || captured_netns(ctx).is_none() {
+    if wanted.address.is_loopback() {
         return exit(program, Reason::Passed, GO_ON);
     }
+    let Some(client) = captured_client(ctx) else {
+        return exit(program, Reason::Passed, GO_ON);
+    };
     let socket = socket_cookie(ctx);
     if let Some(to) = name_server(&wanted) {
         remember_reverse(socket, &to, &wanted);
@@ -49,7 +52,7 @@ fn send(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
     let Some(service) = find_service(&wanted, PROTOCOL_UDP) else {
         return exit(program, Reason::Passed, GO_ON);
     };
-    match choose(socket, &wanted, service) {
+    match choose(&client, socket, &wanted, service) {
         // The kernel refuses to turn an IPv6 datagram into an IPv4 one, and cannot turn an IPv4 one into IPv6.
         Ok(backend) if backend.address.is_v4() != wanted.address.is_v4() => {
             exit(program, Reason::FamilyMismatch, fail_with(EHOSTUNREACH))
@@ -89,7 +92,16 @@ fn receive(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
 
 /// The backend of this socket's conversation with the service: the same as before while it still serves.
 #[inline(always)]
-fn choose(socket: u64, wanted: &Endpoint, service: &ServiceValue) -> Result<Endpoint, Reason> {
+fn choose(
+    client: &Client,
+    socket: u64,
+    wanted: &Endpoint,
+    service: &ServiceValue,
+) -> Result<Endpoint, Reason> {
+    // What the pod keeps holds for all its sockets, and each datagram renews it.
+    if service.affinity_seconds != 0 {
+        return pick_backend(client, service).map(|backend| backend.endpoint);
+    }
     let id = service.id;
     let key = UdpFlowKey {
         socket,
@@ -98,15 +110,11 @@ fn choose(socket: u64, wanted: &Endpoint, service: &ServiceValue) -> Result<Endp
     };
     if let Some(flow) = unsafe { UDP_FORWARD.get(key) } {
         let endpoint = flow.endpoint;
-        let member = MemberKey {
-            service: id,
-            endpoint,
-        };
-        if flow.service == id && unsafe { MEMBERS.get(member) }.is_some() {
+        if flow.service == id && path_of_member(id, &endpoint).is_some() {
             return Ok(endpoint);
         }
     }
-    let backend = pick_backend(service)?.endpoint;
+    let backend = pick_backend(client, service)?.endpoint;
     let flow = UdpFlowValue {
         endpoint: backend,
         service: id,

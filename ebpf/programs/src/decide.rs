@@ -1,16 +1,15 @@
 //! Where a connection or datagram of a captured pod goes.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use tulle_abi::{
-    BackendKey, BackendValue, Endpoint, LOOPBACK_V4, LOOPBACK_V6, NOTE_DIRECT, NOTE_DNS,
-    NOTE_PROXIED, NOTE_TRANSLATED, PATH_DIRECT, PATH_PROXY, PROTOCOL_TCP, PodAddressKey, Reason,
-    ServiceKey, ServiceValue,
+    Endpoint, LOOPBACK_V4, LOOPBACK_V6, NOTE_DIRECT, NOTE_DNS, NOTE_PROXIED, NOTE_TRANSLATED,
+    PATH_DIRECT, PATH_PROXY, PROTOCOL_TCP, Reason, ServiceKey, ServiceValue,
 };
 
 use crate::{
-    maps::{BACKENDS, POD_ADDRESSES, SERVICES, WORKLOADS},
+    choice::pick_backend,
+    maps::{SERVICES, WORKLOADS},
     settings,
-    sock_addr::Family,
+    sock_addr::{Client, Family},
 };
 
 /// The port of name servers.
@@ -33,7 +32,7 @@ pub(crate) enum Decision {
 
 /// Decides about a connection (TCP, or UDP's `connect`).
 #[inline(always)]
-pub(crate) fn decide(netns: u64, family: Family, protocol: u8, wanted: &Endpoint) -> Decision {
+pub(crate) fn decide(client: &Client, family: Family, protocol: u8, wanted: &Endpoint) -> Decision {
     if let Some(to) = name_server(wanted) {
         return Decision::Send {
             to,
@@ -43,7 +42,7 @@ pub(crate) fn decide(netns: u64, family: Family, protocol: u8, wanted: &Endpoint
         };
     }
     let (backend, path, is_service) = match find_service(wanted, protocol) {
-        Some(service) => match pick_backend(service) {
+        Some(service) => match pick_backend(client, service) {
             Ok(backend) => (backend.endpoint, backend.path, true),
             Err(reason) => return Decision::Refuse(reason),
         },
@@ -53,13 +52,7 @@ pub(crate) fn decide(netns: u64, family: Family, protocol: u8, wanted: &Endpoint
             None => return Decision::Leave,
         },
     };
-    let is_own = unsafe {
-        POD_ADDRESSES.get(PodAddressKey {
-            netns,
-            address: backend.address,
-        })
-    }
-    .is_some();
+    let is_own = client.owns(&backend.address);
     if is_own && !is_service {
         return Decision::Leave;
     }
@@ -110,27 +103,6 @@ pub(crate) fn find_service(wanted: &Endpoint, protocol: u8) -> Option<&'static S
             reserved: 0,
         })
     }
-}
-
-/// One backend of a service, each as likely as the others.
-#[inline(always)]
-pub(crate) fn pick_backend(service: &ServiceValue) -> Result<BackendValue, Reason> {
-    let (id, count) = (service.id, service.count);
-    if count == 0 {
-        return Err(Reason::NoBackend);
-    }
-    let index = unsafe { bpf_get_prandom_u32() } % count;
-    // The last slot may go between the two look-ups; the first one goes last.
-    match backend_at(id, index).or_else(|| backend_at(id, 0)) {
-        Some(backend) => Ok(backend),
-        None => Err(Reason::MissingSlot),
-    }
-}
-
-#[inline(always)]
-fn backend_at(service: u32, index: u32) -> Option<BackendValue> {
-    let backend = unsafe { BACKENDS.get(BackendKey { service, index }) }?;
-    (backend.service == service).then_some(*backend)
 }
 
 /// The loopback address of the family that a packet to `wanted` would have.

@@ -42,6 +42,15 @@ pub(crate) fn is_nonblocking(sock: Pointer) -> bool {
     }
 }
 
+/// The socket's pending error; `None` when the kernel does not tell where that lies.
+#[inline(always)]
+pub(crate) fn error(sock: Pointer) -> Option<u32> {
+    match settings::offset_error() {
+        0 => None,
+        offset => read(sock, offset),
+    }
+}
+
 /// The local port of a socket.
 #[inline(always)]
 pub(crate) fn local_port(sock: Pointer) -> Option<u16> {

@@ -6,10 +6,12 @@
 #![no_std]
 #![no_main]
 
+mod choice;
 mod connect;
 mod count;
 mod datagram;
 mod decide;
+mod failure;
 mod kernel;
 mod maps;
 mod peername;

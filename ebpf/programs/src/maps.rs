@@ -2,13 +2,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC},
-    btf_maps::{HashMap, LruHashMap, PerCpuArray, SockHash},
+    btf_maps::{HashMap, LruHashMap, RingBuf, SockHash},
     helpers::bpf_map_delete_elem,
     macros::btf_map,
 };
 use tulle_abi::{
-    Address, BACKENDS_MAX, BackendKey, BackendValue, COUNTERS_LEN, DIRECTS_MAX, Endpoint,
-    LISTENERS_MAX, ListenerKey, MemberKey, ORIGINALS_MAX, OriginalKey, OriginalValue, PEERS_MAX,
+    AFFINITIES_MAX, Address, AffinityKey, AffinityValue, BACKENDS_MAX, BackendKey, BackendValue,
+    ConnectEvent, EVENTS_LEN, Endpoint, MAGLEV_CHUNKS, MAGLEV_SERVICES_MAX, MEMBERS_MAX,
+    MaglevChunk, MaglevKey, MemberKey, ORIGINALS_MAX, OriginalKey, OriginalValue, PEERS_MAX,
     POD_ADDRESSES_MAX, PODS_MAX, PodAddressKey, PodValue, SERVICES_MAX, SOCKETS_MAX, ServiceKey,
     ServiceValue, SocketNote, SocketPointer, TupleKey, UDP_FLOWS_MAX, UdpFlowKey, UdpFlowValue,
     WORKLOADS_MAX,
@@ -30,9 +31,23 @@ pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue, SERVICES_MAX, ON_D
 #[btf_map]
 pub(crate) static BACKENDS: HashMap<BackendKey, BackendValue, BACKENDS_MAX, ON_DEMAND> =
     HashMap::new();
-/// Members of UDP services: tells whether an earlier choice still holds.
+/// Members of services whose choices are remembered: tells whether an earlier choice still holds, and the path to it.
 #[btf_map]
-pub(crate) static MEMBERS: HashMap<MemberKey, u32, BACKENDS_MAX, ON_DEMAND> = HashMap::new();
+pub(crate) static MEMBERS: HashMap<MemberKey, u32, MEMBERS_MAX, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub(crate) static MAGLEV: HashMap<
+    MaglevKey,
+    MaglevChunk,
+    { MAGLEV_SERVICES_MAX * MAGLEV_CHUNKS },
+    ON_DEMAND,
+> = HashMap::new();
+/// The backend that a client pod keeps.
+#[btf_map]
+pub(crate) static AFFINITIES: LruHashMap<AffinityKey, AffinityValue, AFFINITIES_MAX> =
+    LruHashMap::new();
+/// What became of connections that lead straight to a backend, for the proxy to read.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<ConnectEvent, EVENTS_LEN> = RingBuf::new();
 /// The path to each workload's own address.
 #[btf_map]
 pub(crate) static WORKLOADS: HashMap<Address, u32, WORKLOADS_MAX, ON_DEMAND> = HashMap::new();

@@ -32,6 +32,8 @@ static SETTINGS: Settings = Settings {
         rcv_nxt: 0,
         copied_seq: 0,
     },
+    error_offset: 0,
+    reserved: 0,
 };
 
 /// Declares a reader for each setting. The read is volatile since the compiler must not believe the zeros above.
@@ -70,4 +72,5 @@ readers! {
     offset_write_seq: u32 = offsets.write_seq;
     offset_rcv_nxt: u32 = offsets.rcv_nxt;
     offset_copied_seq: u32 = offsets.copied_seq;
+    offset_error: u32 = error_offset;
 }

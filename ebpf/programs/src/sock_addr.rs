@@ -9,9 +9,13 @@ use aya_ebpf::{
     },
     programs::SockAddrContext,
 };
-use tulle_abi::{Address, Endpoint, PROTOCOL_TCP, PROTOCOL_UDP};
+use tulle_abi::{Address, Endpoint, PROTOCOL_TCP, PROTOCOL_UDP, PodAddressKey, PodValue};
 
-use crate::{maps::PODS, settings, words::words};
+use crate::{
+    maps::{POD_ADDRESSES, PODS},
+    settings,
+    words::words,
+};
 
 /// The answer that lets the call go on.
 pub(crate) const GO_ON: i32 = 1;
@@ -69,14 +73,44 @@ pub(crate) fn protocol(ctx: &SockAddrContext) -> Option<u8> {
     }
 }
 
-/// The network namespace of the calling socket if it belongs to a captured pod, and the caller is not the proxy itself.
+/// The captured pod that calls.
+pub(crate) struct Client {
+    /// Cookie of its network namespace.
+    pub(crate) netns: u64,
+    /// Hash of its own address.
+    pub(crate) hash: u32,
+    pod: &'static PodValue,
+}
+
+impl Client {
+    /// Whether the pod itself has this address.
+    #[inline(always)]
+    pub(crate) fn owns(&self, address: &Address) -> bool {
+        let [first, second] = &self.pod.addresses;
+        if address == first || address == second {
+            return true;
+        }
+        let key = PodAddressKey {
+            netns: self.netns,
+            address: *address,
+        };
+        self.pod.has_more != 0 && unsafe { POD_ADDRESSES.get(key) }.is_some()
+    }
+}
+
+/// The pod of the calling socket if it is captured, and the caller is not the proxy itself.
 #[inline(always)]
-pub(crate) fn captured_netns(ctx: &SockAddrContext) -> Option<u64> {
+pub(crate) fn captured_client(ctx: &SockAddrContext) -> Option<Client> {
     if unsafe { bpf_get_current_cgroup_id() } == settings::proxy_cgroup() {
         return None;
     }
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    unsafe { PODS.get(netns) }.map(|_| netns)
+    let pod = unsafe { PODS.get(netns) }?;
+    Some(Client {
+        netns,
+        hash: pod.client_hash,
+        pod,
+    })
 }
 
 /// The cookie of the calling socket.

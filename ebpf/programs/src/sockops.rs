@@ -9,13 +9,13 @@ use aya_ebpf::{
 };
 use tulle_abi::{
     Address, Endpoint, FAMILY_V4, NOTE_ACCEPTED, NOTE_ANNOUNCING, NOTE_DIRECT, NOTE_PROXIED,
-    OriginalKey, OriginalValue, Program, Reason, SIDE_APPLICATION, SIDE_PROXY, SOCKMAP_FULL,
-    SOCKMAP_OFF, SocketNote, SocketPointer, TupleKey,
+    NOTE_TRANSLATED, OriginalKey, OriginalValue, Program, Reason, SIDE_APPLICATION, SIDE_PROXY,
+    SOCKMAP_FULL, SOCKMAP_OFF, SocketNote, SocketPointer, TupleKey,
 };
 
 use crate::{
     count::count,
-    kernel,
+    failure, kernel,
     maps::{
         ANNOUNCED, APPLICATIONS, DIRECTS, NOTES, ORIGINALS, PARENTS, PEERS, PROXIES, SOCKETS, evict,
     },
@@ -35,6 +35,7 @@ pub fn track(ctx: SockOpsContext) -> u32 {
         OP_PASSIVE_ESTABLISHED => established_passive(&ctx),
         OP_STATE => state_changed(&ctx),
         OP_RTT => acknowledged(&ctx),
+        OP_RTO => failure::timed_out(&ctx),
         _ => {}
     }
     DONE
@@ -61,7 +62,11 @@ fn connecting(ctx: &SockOpsContext) {
     if let Some(note) = NOTES.of(sk(ctx)) {
         match note.kind {
             NOTE_PROXIED => record_original(ctx, note),
-            NOTE_DIRECT => record_direct(ctx),
+            NOTE_DIRECT => {
+                record_direct(ctx);
+                failure::connecting(ctx);
+            }
+            NOTE_TRANSLATED => failure::connecting(ctx),
             _ => {}
         }
         return;
@@ -105,7 +110,7 @@ fn record_peer(ctx: &SockOpsContext, peer: &Endpoint) {
         shown: remote,
         backend: *peer,
         kind: NOTE_ANNOUNCING,
-        reserved: 0,
+        is_suspected: 0,
     };
     let is_recorded =
         NOTES.set(sk(ctx), note) && PEERS.insert(key_of(ctx, remote, local), peer, 0).is_ok();
@@ -120,6 +125,7 @@ fn record_peer(ctx: &SockOpsContext, peer: &Endpoint) {
 
 #[inline(always)]
 fn established_active(ctx: &SockOpsContext) {
+    failure::established(ctx);
     if settings::sockmap() == SOCKMAP_OFF {
         return;
     }
@@ -160,7 +166,7 @@ fn established_passive(ctx: &SockOpsContext) {
                 shown: *peer,
                 backend: Endpoint::default(),
                 kind: NOTE_ACCEPTED,
-                reserved: 0,
+                is_suspected: 0,
             };
             let _ = PEERS.remove(key);
             if !NOTES.set(sk(ctx), note) {
@@ -241,6 +247,9 @@ fn state_changed(ctx: &SockOpsContext) {
         // An application that now waits for the rest with a blocking read must find the ordinary receive path.
         evict_if_blocking(ctx);
     } else if new == STATE_CLOSE {
+        if old == STATE_SYN_SENT {
+            failure::failed(ctx);
+        }
         forget(ctx, old);
     }
 }
@@ -300,13 +309,18 @@ fn evict_if_blocking(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn sk(ctx: &SockOpsContext) -> *mut bpf_sock {
+pub(crate) fn sk(ctx: &SockOpsContext) -> *mut bpf_sock {
     unsafe { (*ctx.ops).__bindgen_anon_2.sk }
 }
 
 #[inline(always)]
-fn watch(ctx: &SockOpsContext, flags: u32) {
+pub(crate) fn watch(ctx: &SockOpsContext, flags: u32) {
     let _ = ctx.set_cb_flags((ctx.cb_flags() | flags) as i32);
+}
+
+#[inline(always)]
+pub(crate) fn unwatch(ctx: &SockOpsContext, flags: u32) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !flags) as i32);
 }
 
 #[inline(always)]
@@ -370,6 +384,7 @@ fn original_key(ctx: &SockOpsContext, source: Endpoint) -> OriginalKey {
 const OP_CONNECT: u32 = 3;
 const OP_ACTIVE_ESTABLISHED: u32 = 4;
 const OP_PASSIVE_ESTABLISHED: u32 = 5;
+const OP_RTO: u32 = 8;
 const OP_STATE: u32 = 10;
 const OP_LISTEN: u32 = 11;
 const OP_RTT: u32 = 12;
@@ -377,5 +392,8 @@ const STATE_SYN_SENT: u32 = 2;
 const STATE_FIN_WAIT1: u32 = 4;
 const STATE_FIN_WAIT2: u32 = 5;
 const STATE_CLOSE: u32 = 7;
-const WATCH_STATE: u32 = 1 << 2;
+/// Retransmission timeouts.
+pub(crate) const WATCH_RTO: u32 = 1 << 0;
+/// Changes of the state.
+pub(crate) const WATCH_STATE: u32 = 1 << 2;
 const WATCH_RTT: u32 = 1 << 3;

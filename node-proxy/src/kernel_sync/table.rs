@@ -7,7 +7,7 @@ use std::{
 };
 
 use tulle_balance::{Viewpoint, select_endpoints};
-use tulle_datapath::{Backend, Frontend, KernelTable, Path, WorkloadRoute};
+use tulle_datapath::{Algorithm, Backend, Frontend, KernelTable, Path, WorkloadRoute};
 use tulle_model::{
     ClusterName, Directory, Locality, NamespacedName, Protocol, Service, ServiceAddress,
     ServicePort, TunnelProtocol, Workload,
@@ -151,6 +151,8 @@ impl TableCache {
                         protocol: port.protocol,
                     },
                     backends: self.backends(directory, node, service, port, vip.is_ipv4()),
+                    session_affinity: 0,
+                    algorithm: Algorithm::default(),
                 });
             }
         }
@@ -185,7 +187,11 @@ impl TableCache {
         let chosen = select_endpoints(viewpoint, service, able);
         let backend = |workload: &Arc<Workload>| {
             let path = self.path(directory, node, workload, port.protocol);
-            serving(workload).map(|address| Backend { address, path })
+            serving(workload).map(|address| Backend {
+                address,
+                path,
+                weight: u16::try_from(workload.capacity).unwrap_or(u16::MAX),
+            })
         };
         chosen.into_iter().filter_map(backend).collect()
     }

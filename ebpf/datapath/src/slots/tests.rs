@@ -8,6 +8,7 @@ fn slot(name: u32, path: u32) -> Slot {
     Slot {
         endpoint: Endpoint::new(Address::from_v4_word(name), 80),
         path,
+        weight: 1,
     }
 }
 
@@ -79,6 +80,17 @@ fn another_path_is_a_write_to_the_same_slot() {
     check(&[(1, 1), (2, 1)], &[(1, 2), (2, 1)], &[0]);
     let changed = plan(&[slot(1, 1)], &[slot(1, 2)]).changed;
     assert_eq!(changed, 1);
+}
+
+#[test]
+fn another_weight_is_a_write_to_the_same_slot() {
+    let heavy = Slot {
+        weight: 9,
+        ..slot(2, 1)
+    };
+    let changed = plan(&[slot(1, 1), slot(2, 1)], &[slot(1, 1), heavy]);
+    assert_eq!(changed.writes, [(1, heavy)]);
+    assert_eq!(changed.changed, 1);
 }
 
 #[test]

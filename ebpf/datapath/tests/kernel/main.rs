@@ -3,7 +3,13 @@
 //! Every test makes its own network namespaces, cgroups and pins (see `support`), so tests run side by side.
 
 #[cfg(test)]
+mod choice;
+#[cfg(test)]
 mod datagram;
+#[cfg(test)]
+mod destroy;
+#[cfg(test)]
+mod failure;
 #[cfg(test)]
 mod figures;
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::{
     os::fd::AsFd as _,
 };
 
-use tulle_datapath::{Backend, Datapath, Frontend, KernelTable, Path, SocketCookie, WorkloadRoute};
+use tulle_datapath::{
+    Algorithm, Backend, Datapath, Frontend, KernelTable, Path, SocketCookie, WorkloadRoute,
+};
 use tulle_model::{Protocol, ServiceAddress};
 
 use crate::support::{Pod, Rig, count};
@@ -27,8 +29,11 @@ pub(crate) fn frontend(
             .map(|(address, path)| Backend {
                 address: *address,
                 path: *path,
+                weight: 1,
             })
             .collect(),
+        session_affinity: 0,
+        algorithm: Algorithm::Random,
     }
 }
 

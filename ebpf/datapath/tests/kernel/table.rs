@@ -44,6 +44,7 @@ fn check(datapath: &Datapath, table: &KernelTable, added: usize, changed: usize,
         added,
         changed,
         removed,
+        without_table: 0,
     };
     assert_eq!(datapath.reconcile(table).unwrap(), report);
     assert_eq!(
@@ -245,10 +246,10 @@ fn a_map_of_another_layout_is_replaced() {
     let rig = Rig::new("layout");
     drop(rig.open());
     let maps = rig.settings.pin_dir.join("maps");
-    fs::rename(maps.join("SERVICES_1"), maps.join("SERVICES_0")).unwrap();
+    fs::rename(maps.join("SERVICES_2"), maps.join("SERVICES_0")).unwrap();
     // A pin whose sizes are another map's.
     fs::rename(maps.join("WORKLOADS_1"), maps.join("unused")).unwrap();
-    fs::rename(maps.join("BACKENDS_1"), maps.join("WORKLOADS_1")).unwrap();
+    fs::rename(maps.join("BACKENDS_2"), maps.join("WORKLOADS_1")).unwrap();
     let datapath = rig.open();
     check(
         &datapath,
@@ -262,7 +263,7 @@ fn a_map_of_another_layout_is_replaced() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     names.sort();
-    assert!(names.contains(&"SERVICES_1".into()), "{names:?}");
+    assert!(names.contains(&"SERVICES_2".into()), "{names:?}");
     assert!(
         !names.contains(&"SERVICES_0".into()) && !names.contains(&"unused".into()),
         "{names:?}"
@@ -279,7 +280,7 @@ fn the_old_programs_keep_the_old_maps_until_the_first_table_is_in_the_new_ones()
     datapath.reconcile(&wanted).unwrap();
     drop(datapath);
     let maps = rig.settings.pin_dir.join("maps");
-    fs::rename(maps.join("SERVICES_1"), maps.join("SERVICES_0")).unwrap();
+    fs::rename(maps.join("SERVICES_2"), maps.join("SERVICES_0")).unwrap();
     let connect = || {
         let _stream = client.run(|| TcpStream::connect("172.20.1.1:80").unwrap());
         listeners.outbound_v4.accept().unwrap();
