@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
     thread::JoinHandle,
 };
@@ -68,7 +68,13 @@ fn udp_socket(pod: &Pod, bind: &str) -> UdpSocket {
 
 fn receive(socket: &UdpSocket) -> (String, SocketAddr) {
     let mut buffer = [0; 64];
-    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+    let (len, from) = loop {
+        match socket.recv_from(&mut buffer) {
+            // A wait with a deadline is not resumed by the kernel after a signal.
+            Err(err) if err.kind() == ErrorKind::Interrupted => {}
+            received => break received.unwrap(),
+        }
+    };
     (String::from_utf8_lossy(&buffer[..len]).into_owned(), from)
 }
 
