@@ -255,6 +255,8 @@ pub struct KernelSyncMetrics {
     pub routes: Gauge,
     /// Addresses that more than one service claims.
     pub conflicts: Gauge,
+    /// Services that should choose by Maglev and choose at random.
+    pub without_table: Gauge,
 }
 
 impl Default for KernelSyncMetrics {
@@ -267,6 +269,7 @@ impl Default for KernelSyncMetrics {
             backends: Gauge::default(),
             routes: Gauge::default(),
             conflicts: Gauge::default(),
+            without_table: Gauge::default(),
         }
     }
 }
@@ -315,6 +318,11 @@ impl KernelSyncMetrics {
                 "tulle_kernel_conflicts",
                 "Addresses claimed by several services",
                 &self.conflicts,
+            ),
+            (
+                "tulle_kernel_services_without_table",
+                "Services that should choose by Maglev and choose at random, since there are too many of them",
+                &self.without_table,
             ),
         ];
         for (name, help, gauge) in gauges {

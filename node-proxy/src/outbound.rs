@@ -5,7 +5,6 @@
 //! to plaintext.
 
 mod candidates;
-mod ejections;
 mod error;
 
 use std::{
@@ -17,11 +16,11 @@ use std::{
 
 use tokio::net::{TcpListener, TcpStream};
 use tulle_datapath::OriginalDestination;
+use tulle_identity::Svid;
 use tulle_model::{Directory, SpiffeId, TunnelProtocol};
 
-pub(crate) use ejections::Ejections;
-
 use crate::{
+    health::Witness,
     plane::{Direction, Security, TunnelSide},
     pod::{ConnectionLimit, Pod, accept_all},
     pump::{AppSocket, pump, relay},
@@ -116,32 +115,39 @@ async fn reach_unless_broken(
     Ok(upstream)
 }
 
-/// Connects to the endpoint that the kernel chose, or to another of the same service when that one cannot be reached.
+/// Connects to the endpoint that the kernel chose, or to another of the same service when that one cannot be reached or is silent.
 async fn reach(
     pod: &Arc<Pod>,
     original: OriginalDestination,
     downstream: SocketAddr,
 ) -> Result<Upstream, OutboundError> {
     let plane = &pod.plane;
+    let health = &plane.shared.health;
     let directory = plane.directory.snapshot();
     let mut candidates = Candidates::new(pod, &directory, original);
     let mut failure = None;
-    for attempt in 0..plane.settings.connect_attempts_max.max(1) {
-        let Some(candidate) = candidates.next(&plane.shared.ejections) else {
+    let attempts_max = plane.settings.connect_attempts_max.max(1);
+    for attempt in 1..=attempts_max {
+        let Some(candidate) = candidates.next(&health.ejected()) else {
             break;
         };
-        if attempt > 0 {
+        if attempt > 1 {
             plane.metrics.connect_retries.inc();
         }
-        match connect(pod, &directory, &candidate, downstream).await {
+        let may_leave = attempt < attempts_max;
+        let reached = match prepare(pod, &directory, &candidate, downstream).await {
+            Ok(way) => go(pod, way, &candidate, may_leave.then_some(&candidates)).await,
+            Err(error) => Err(error),
+        };
+        match reached {
             Ok(upstream) => {
-                plane.shared.ejections.forgive(candidate.address.ip());
+                health.record_success(candidate.address);
                 return Ok(upstream);
             }
             Err(error) => {
-                if error.is_unreachable() {
-                    let time = plane.settings.ejection_time;
-                    plane.shared.ejections.eject(candidate.address.ip(), time);
+                if let Some(failure) = error.failure() {
+                    let endpoint = candidate.address;
+                    health.record_failure(&directory, endpoint, failure, Witness::Proxy);
                 }
                 if !error.may_retry() {
                     return Err(error);
@@ -155,12 +161,58 @@ async fn reach(
     }))
 }
 
-async fn connect(
+/// How an endpoint is reached.
+enum Way {
+    Plain(SocketAddr),
+    Tunnel {
+        key: PoolKey,
+        svid: Arc<Svid>,
+        headers: Box<ConnectHeaders>,
+    },
+}
+
+/// Goes a way. With `others`, an endpoint that is silent for too long is left for them; no byte was sent.
+async fn go(
+    pod: &Arc<Pod>,
+    way: Way,
+    candidate: &Candidate,
+    others: Option<&Candidates<'_>>,
+) -> Result<Upstream, OutboundError> {
+    let mut connecting = pin!(connect(pod, way));
+    let patience = pod.plane.settings.failover_patience;
+    if let Ok(result) = tokio::time::timeout(patience, connecting.as_mut()).await {
+        return result;
+    }
+    let ejected = pod.plane.shared.health.ejected();
+    if others.is_some_and(|others| others.has_other(&ejected)) {
+        return Err(OutboundError::Silent {
+            address: candidate.address,
+            patience,
+        });
+    }
+    connecting.await
+}
+
+async fn connect(pod: &Arc<Pod>, way: Way) -> Result<Upstream, OutboundError> {
+    match way {
+        Way::Plain(address) => {
+            let stream = pod.dialer.connect_plain(address).await?;
+            Ok(Upstream::Plain(AppSocket::new(stream)))
+        }
+        Way::Tunnel { key, svid, headers } => {
+            let stream = pod.pool.open_stream(&key, &svid, &headers).await?;
+            Ok(Upstream::Tunnel(stream))
+        }
+    }
+}
+
+/// What is needed before the endpoint is asked; waiting for our own certificate is not the endpoint's silence.
+async fn prepare(
     pod: &Arc<Pod>,
     directory: &Directory,
     candidate: &Candidate,
     downstream: SocketAddr,
-) -> Result<Upstream, OutboundError> {
+) -> Result<Way, OutboundError> {
     let address = candidate.address;
     let workload = directory
         .workload_at(address.ip())
@@ -168,10 +220,7 @@ async fn connect(
             address: address.ip(),
         })?;
     match workload.tunnel_protocol {
-        TunnelProtocol::None => {
-            let stream = pod.dialer.connect_plain(address).await?;
-            Ok(Upstream::Plain(AppSocket::new(stream)))
-        }
+        TunnelProtocol::None => Ok(Way::Plain(address)),
         TunnelProtocol::Hbone => {
             let mut expected: Vec<SpiffeId> = vec![workload.identity()];
             let extra = candidate.service.iter().flat_map(|s| &s.subject_alt_names);
@@ -182,16 +231,15 @@ async fn connect(
                 destination: SocketAddr::new(address.ip(), pod.plane.settings.peer_hbone_port),
                 expected: expected.into(),
             };
-            let headers = ConnectHeaders {
+            let headers = Box::new(ConnectHeaders {
                 authority: address.to_string(),
                 client: SocketAddr::new(source_ip(pod, address.ip()), downstream.port()),
                 service: candidate.service.as_ref().map(|s| s.hostname.clone()),
                 baggage: pod.baggage(directory),
                 trace: (rand::random(), rand::random()),
-            };
+            });
             let svid = pod.svid().await?;
-            let stream = pod.pool.open_stream(&key, &svid, &headers).await?;
-            Ok(Upstream::Tunnel(stream))
+            Ok(Way::Tunnel { key, svid, headers })
         }
     }
 }

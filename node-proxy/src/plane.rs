@@ -17,7 +17,12 @@ pub use metrics::{ByteFlow, Direction, PlaneMetrics, Security, TunnelSide};
 pub use settings::{InboundMode, PlaneSettings, Ports};
 pub(crate) use tasks::Tasks;
 
-use crate::{outbound::Ejections, published::Published, pump::BufferPool, tunnel::HeldBytes};
+use crate::{
+    health::{Health, Probe},
+    published::Published,
+    pump::BufferPool,
+    tunnel::{HeldBytes, Probers},
+};
 
 /// The shared context of the data plane.
 pub struct Plane {
@@ -47,6 +52,16 @@ pub struct Plane {
 #[derive(Debug, Default)]
 pub struct SharedState {
     pub(crate) buffers: Arc<BufferPool>,
-    pub(crate) ejections: Ejections,
+    /// What connections found out about endpoints.
+    pub health: Arc<Health>,
+    pub(crate) probers: Arc<Probers>,
     pub(crate) held: Arc<HeldBytes>,
+}
+
+impl SharedState {
+    /// Who can try from inside a pod whether somebody is at an address.
+    pub fn prober(&self) -> Arc<dyn Probe> {
+        let probers: Arc<Probers> = Arc::clone(&self.probers);
+        probers
+    }
 }

@@ -161,6 +161,7 @@ impl Pod {
             descriptor.addresses.clone(),
             tasks.clone(),
         ));
+        plane.shared.probers.add(&dialer);
         let dial = {
             let dialer = Arc::clone(&dialer);
             Arc::new(move |key, svid| -> tunnel::Dialing {
@@ -205,8 +206,9 @@ impl Pod {
             self.tasks
                 .spawn(inbound::serve_hbone(Arc::clone(self), listener));
         }
-        self.tasks.spawn(inbound::watch_policy(Arc::clone(self)));
-        self.tasks.spawn(Arc::clone(self).keep_house());
+        self.tasks
+            .spawn_servant(inbound::watch_policy(Arc::clone(self)));
+        self.tasks.spawn_servant(Arc::clone(self).keep_house());
     }
 
     /// The pod's certificate, valid now.
@@ -255,14 +257,9 @@ impl Pod {
         let pause = (self.plane.settings.tunnel_idle_timeout / 4).max(HOUSE_TURN_MIN);
         let mut turn = tokio::time::interval(pause);
         loop {
-            tokio::select! {
-                // Cancel-safe, both.
-                () = self.tasks.draining() => return,
-                _ = turn.tick() => {
-                    self.pool.sweep();
-                    self.plane.shared.buffers.trim();
-                }
-            }
+            turn.tick().await;
+            self.pool.sweep();
+            self.plane.shared.buffers.trim();
         }
     }
 }

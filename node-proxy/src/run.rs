@@ -37,6 +37,7 @@ use crate::{
     admin::{Admin, DumpSources, readiness::Readiness},
     config::{Config, XdsAddress, own_cgroup},
     dns::DnsContext,
+    health::{HealthKeeper, Reaper},
     kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
     metrics::{ControlMetrics, ProcessCollector},
     plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
@@ -116,6 +117,14 @@ async fn supervise(
         wired.kernel_sync.run(stop.tables.clone()),
     ));
     control.spawn(named(
+        "the health of endpoints",
+        wired.health.run(stop.everything.clone()),
+    ));
+    control.spawn(named(
+        "the reaper of connections",
+        wired.reaper.run(stop.everything.clone()),
+    ));
+    control.spawn(named(
         "the trust bundles",
         wired.bundles.run(stop.everything.clone()),
     ));
@@ -180,6 +189,8 @@ struct Stops {
 struct Wired {
     xds: XdsClient,
     kernel_sync: KernelSync,
+    health: HealthKeeper,
+    reaper: Reaper,
     bundles: BundleKeeper,
     pods: PodKeeper,
     admin: Admin,
@@ -205,22 +216,15 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
     let directory = xds.directory();
     let pods_view = Publisher::new(adopt_pods(config, &datapath));
     let kernel: Arc<dyn Kernel> = Arc::<Datapath>::clone(&datapath);
-    let plane = Arc::new(Plane {
-        directory: directory.clone(),
-        svids: Arc::clone(&svids),
-        tls: Arc::clone(&tls),
-        kernel: Arc::clone(&kernel),
-        settings: plane_settings(config),
-        metrics: plane_metrics,
-        node: config.node.clone(),
-        cluster: config.cluster.clone(),
-        trust_domain: config.trust_domain.clone(),
-        shared: SharedState::default(),
-    });
+    let plane = data_plane(config, &directory, &svids, &tls, &kernel, plane_metrics);
+    let health = Arc::clone(&plane.shared.health);
+    health.metrics().register(&mut registry);
+    let (keeper, reaper) = health_keepers(&plane, &touched, &datapath);
     let kernel_sync = KernelSync {
         directory: directory.clone(),
         pods: pods_view.subscribe(),
         touched: Arc::clone(&touched),
+        health: Arc::clone(&health),
         tables: datapath,
         node: node.clone(),
         metrics: Arc::clone(&metrics.kernel),
@@ -235,6 +239,7 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
         directory: directory.clone(),
         xds: xds.status(),
         kernel: kernel_sync.status.subscribe(),
+        health,
         pods: pods_view.subscribe(),
         svids: Arc::clone(&svids),
         tls: Arc::clone(&tls),
@@ -251,10 +256,56 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
     Ok(Wired {
         xds,
         kernel_sync,
+        health: keeper,
+        reaper,
         bundles,
         pods,
         admin,
     })
+}
+
+fn data_plane(
+    config: &Config,
+    directory: &Published<Directory>,
+    svids: &Arc<SvidManager>,
+    tls: &Arc<MeshTls>,
+    kernel: &Arc<dyn Kernel>,
+    metrics: Arc<PlaneMetrics>,
+) -> Arc<Plane> {
+    Arc::new(Plane {
+        directory: directory.clone(),
+        svids: Arc::clone(svids),
+        tls: Arc::clone(tls),
+        kernel: Arc::clone(kernel),
+        settings: plane_settings(config),
+        metrics,
+        node: config.node.clone(),
+        cluster: config.cluster.clone(),
+        trust_domain: config.trust_domain.clone(),
+        shared: SharedState::default(),
+    })
+}
+
+fn health_keepers(
+    plane: &Arc<Plane>,
+    touched: &Arc<TouchLog>,
+    datapath: &Arc<Datapath>,
+) -> (HealthKeeper, Reaper) {
+    let health = &plane.shared.health;
+    let keeper = HealthKeeper {
+        health: Arc::clone(health),
+        directory: plane.directory.clone(),
+        touched: Arc::clone(touched),
+        events: datapath.take_connect_events(),
+    };
+    let reaper = Reaper {
+        health: Arc::clone(health),
+        directory: plane.directory.clone(),
+        connections: Arc::<Datapath>::clone(datapath),
+        probe: plane.shared.prober(),
+        tunnel_port: plane.settings.peer_hbone_port,
+    };
+    (keeper, reaper)
 }
 
 fn own_identity(config: &Config) -> SpiffeId {

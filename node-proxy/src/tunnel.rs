@@ -16,7 +16,7 @@ mod server;
 mod stream;
 
 pub use chunk::Chunk;
-pub(crate) use dial::Dialer;
+pub(crate) use dial::{Dialer, Probers};
 pub use error::{Blame, OpenTunnelError};
 pub(crate) use headers::{Authority, ConnectHeaders, baggage, forwarded_client, parse_authority};
 pub(crate) use io::TunnelIo;

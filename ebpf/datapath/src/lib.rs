@@ -62,5 +62,5 @@ pub use pod::{NetnsCookie, OriginalDestination, PodCapture, SocketCookie};
 pub use settings::{CapturePorts, DatapathSettings, SockmapMode};
 pub use sockets::DestroyReport;
 pub use table::{
-    Algorithm, Backend, Frontend, KernelTable, Path, ReconcileReport, TableChanges, WorkloadRoute,
+    Backend, Frontend, KernelTable, Path, ReconcileReport, TableChanges, WorkloadRoute,
 };

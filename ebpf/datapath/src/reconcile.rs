@@ -21,14 +21,14 @@ use tulle_abi::{
     Address, BACKENDS_MAX, BackendKey, BackendValue, Endpoint, MAGLEV_SERVICES_MAX, MaglevChunk,
     MaglevKey, MemberKey, SERVICES_MAX, ServiceKey, ServiceValue, WORKLOADS_MAX,
 };
-use tulle_model::ServiceAddress;
+use tulle_model::{Algorithm, ServiceAddress};
 
 use self::{
     maps::{delete, write},
     service::{HeldService, WantedService},
 };
 use crate::{
-    Algorithm, Frontend, KernelTable, ReconcileError, ReconcileReport, TableChanges, WorkloadRoute,
+    Frontend, KernelTable, ReconcileError, ReconcileReport, TableChanges, WorkloadRoute,
     raw::Table,
     slots::{SlotPlan, plan},
 };
@@ -153,8 +153,7 @@ impl Tables {
         let is_new = known.is_none();
         let before = known.unwrap_or_else(|| HeldService::new(held.unused_id()));
         let plan = plan(&before.slots, &wanted.slots);
-        let has_table = crate::maglev::IS_BUILT
-            && wanted.features.algorithm == Algorithm::Maglev
+        let has_table = wanted.features.algorithm == Algorithm::Maglev
             && (before.has_table || held.tables_len < MAGLEV_SERVICES_MAX);
         let after = HeldService {
             id: before.id,

@@ -12,7 +12,7 @@ use tulle_abi::Endpoint;
 pub(crate) struct Slot {
     pub(crate) endpoint: Endpoint,
     pub(crate) path: u32,
-    pub(crate) weight: u16,
+    pub(crate) weight: u32,
 }
 
 /// The steps from one set of slots to another, to be done in the order of the fields.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tulle_model::ServiceAddress;
+use tulle_model::{Algorithm, ServiceAddress};
 
 /// Everything the service and workload maps should hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,19 +22,9 @@ pub struct Frontend {
     pub backends: Vec<Backend>,
     /// For how many seconds after its last connection a client pod keeps its backend; 0 = not at all.
     pub session_affinity: u32,
-    /// How a backend is chosen where none is kept.
+    /// How a backend is chosen where none is kept. A Maglev table goes by the client pod's address: the same backend from every socket
+    /// and port, and after every restart, for as long as it serves.
     pub algorithm: Algorithm,
-}
-
-/// How a backend of a service is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Algorithm {
-    /// Any, in proportion to the weights.
-    #[default]
-    Random,
-    /// The one that a Maglev table has for the client pod's address: the same from every socket, port and node, and after every
-    /// restart, for as long as it serves; and when others come or go, nearly always still the same.
-    Maglev,
 }
 
 /// One endpoint of a service.
@@ -45,7 +35,7 @@ pub struct Backend {
     /// How to get there.
     pub path: Path,
     /// Its share of the connections, relative to the others'; 0 = none while another has some.
-    pub weight: u16,
+    pub weight: u32,
 }
 
 /// How to reach a workload that is asked for by its own address.

@@ -13,14 +13,14 @@ pub(crate) struct Share {
 }
 
 /// Whether the slots are not all alike.
-pub(crate) fn is_weighted(weights: impl IntoIterator<Item = u16>) -> bool {
+pub(crate) fn is_weighted(weights: impl IntoIterator<Item = u32>) -> bool {
     let mut weights = weights.into_iter();
     let first = weights.next();
     weights.any(|weight| Some(weight) != first)
 }
 
 /// The shares of slots with these weights. All alike, also all zero: every slot keeps its draw.
-pub(crate) fn shares(weights: &[u16]) -> Vec<Share> {
+pub(crate) fn shares(weights: &[u32]) -> Vec<Share> {
     let whole = |alias| Share {
         threshold: u32::MAX,
         alias,

@@ -1,9 +1,10 @@
 //! Everything that the proxy knows, as JSON, written piece by piece: the dump of a large mesh never lies in memory whole.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     convert::Infallible,
     io::{self, Write},
+    net::SocketAddr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +39,8 @@ pub struct DumpSources {
     pub xds: Published<XdsStatus>,
     /// The kernel's tables.
     pub kernel: Published<KernelSyncStatus>,
+    /// What connections found out about endpoints.
+    pub health: Arc<crate::health::Health>,
     /// The pods of this node.
     pub pods: Published<PodsView>,
     /// Certificates.
@@ -105,6 +108,8 @@ struct Dump<'a> {
     trust_domain: &'a str,
     xds: XdsStatus,
     kernel: KernelDump,
+    /// Endpoints that are left out, since connections to them failed.
+    ejected: BTreeSet<SocketAddr>,
     pods: BTreeMap<String, PodDump>,
     certificates: Vec<CertificateDump>,
     trust_bundles: BTreeMap<String, Option<String>>,
@@ -172,6 +177,7 @@ impl<'a> Dump<'a> {
                 applied: kernel.applied,
                 last_error: kernel.last_error.clone(),
             },
+            ejected: sources.health.ejected().addresses().collect(),
             pods: pods
                 .pods
                 .iter()

@@ -88,6 +88,7 @@ impl Scene {
                 directory: Published::fixed(mesh.directory()),
                 xds: xds.subscribe(),
                 kernel: kernel.subscribe(),
+                health: Arc::default(),
                 pods: pods.subscribe(),
                 svids: Arc::new(svids),
                 tls: Arc::new(MeshTls::new()),

@@ -128,17 +128,13 @@ impl Drop for SessionGuard<'_> {
     }
 }
 
-/// Judges the pod's open connections again whenever policies, or the policies that select the pod, change.
+/// Judges the pod's open connections again whenever policies, or the policies that select the pod, change; also during the drain.
 pub(crate) async fn watch_policy(pod: Arc<Pod>) {
     let mut published = pod.plane.directory.clone();
     let mut judged = published.snapshot();
     loop {
         let changed = published.wait_for(|next| !std::ptr::eq(next, Arc::as_ptr(&judged)));
-        let next = tokio::select! {
-            // Cancel-safe, both.
-            () = pod.tasks.draining() => return,
-            next = changed => next,
-        };
+        let next = changed.await;
         // Without a publisher nothing changes any more.
         let Ok(next) = next else { return };
         let same_workload = match (pod.workload(&judged), pod.workload(&next)) {

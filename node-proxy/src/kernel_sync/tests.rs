@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tulle_datapath::{KernelTable, ReconcileError, ReconcileReport};
+use tulle_datapath::{KernelTable, ReconcileError, ReconcileReport, TableChanges};
 use tulle_model::{Change, Directory};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::SameNode,
+    health::{Failure, Health, HealthKeeper, Witness},
     metrics::KernelSyncMetrics,
     plane::InboundMode,
     pods::PodsView,
@@ -42,6 +43,30 @@ impl Tables for Recorder {
         self.tables.lock().unwrap().push(table.clone());
         Ok(ReconcileReport::default())
     }
+
+    fn apply(&self, changes: &TableChanges) -> Result<ReconcileReport, ReconcileError> {
+        let mut table = self.last().ok_or(ReconcileError::Unknown)?;
+        changed(&mut table, changes);
+        self.reconcile(&table)
+    }
+}
+
+/// The table with the changes.
+pub(crate) fn changed(table: &mut KernelTable, changes: &TableChanges) {
+    let is_stale = |address| {
+        let mut new = changes.frontends.iter();
+        changes.frontends_gone.contains(&address) || new.any(|f| f.address == address)
+    };
+    table.frontends.retain(|f| !is_stale(f.address));
+    table.frontends.extend(changes.frontends.iter().cloned());
+    table.frontends.sort_by_key(|frontend| frontend.address);
+    let is_stale = |address| {
+        let mut new = changes.workloads.iter();
+        changes.workloads_gone.contains(&address) || new.any(|w| w.address == address)
+    };
+    table.workloads.retain(|w| !is_stale(w.address));
+    table.workloads.extend(changes.workloads.iter().copied());
+    table.workloads.sort_by_key(|workload| workload.address);
 }
 
 impl Recorder {
@@ -59,6 +84,7 @@ struct Scene {
     directory: Publisher<Directory>,
     pods: Publisher<PodsView>,
     touched: Arc<TouchLog>,
+    health: Arc<Health>,
     status: Published<KernelSyncStatus>,
     cancel: CancellationToken,
 }
@@ -70,10 +96,12 @@ impl Scene {
         let pods = Publisher::new(PodsView::default());
         let touched = Arc::new(TouchLog::default());
         let cancel = CancellationToken::new();
+        let health = Arc::new(Health::default());
         let sync = KernelSync {
             directory: directory.subscribe(),
             pods: pods.subscribe(),
             touched: Arc::clone(&touched),
+            health: Arc::clone(&health),
             tables: Arc::<Recorder>::clone(&recorder),
             node: NodeView {
                 cluster: "koornacht".parse().unwrap(),
@@ -91,6 +119,7 @@ impl Scene {
             directory,
             pods,
             touched,
+            health,
             status,
             cancel,
         }
@@ -151,6 +180,65 @@ async fn a_change_reaches_the_kernel() {
             .backends
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_leaves_the_tables_and_returns_after_a_success() {
+    let scene = Scene::start();
+    let mut next = mesh();
+    let key = next.services().next().unwrap().key();
+    let second = serving(pod("koornacht", "default", "s", &["10.1.1.6"]), &key);
+    next.apply(Change::Workload(Arc::new(second)));
+    scene.publish(next.clone());
+    until("the first table", || scene.recorder.count() == 1).await;
+    let keeper = HealthKeeper {
+        health: Arc::clone(&scene.health),
+        directory: scene.directory.subscribe(),
+        touched: Arc::clone(&scene.touched),
+        events: None,
+    };
+    tokio::spawn(keeper.run(scene.cancel.clone()));
+    let backends = || {
+        let table = scene.recorder.last().unwrap();
+        let backends = table.frontends[0].backends.iter();
+        let addresses: Vec<String> = backends.map(|b| b.address.to_string()).collect();
+        addresses.join(" ")
+    };
+    let failing = "10.1.1.5:8080".parse().unwrap();
+    scene
+        .health
+        .record_failure(&next, failing, Failure::Refused, Witness::Proxy);
+    until("the failing one to be out", || {
+        backends() == "10.1.1.6:8080"
+    })
+    .await;
+    scene.health.record_success(failing);
+    until("it to be back", || {
+        backends() == "10.1.1.5:8080 10.1.1.6:8080"
+    })
+    .await;
+    // It returns by time too.
+    scene
+        .health
+        .record_failure(&next, failing, Failure::Silent, Witness::Kernel);
+    until("it to be out", || backends() == "10.1.1.6:8080").await;
+    until("it to be back", || {
+        backends() == "10.1.1.5:8080 10.1.1.6:8080"
+    })
+    .await;
+    // With everybody out nobody is.
+    for endpoint in ["10.1.1.5:8080", "10.1.1.6:8080"] {
+        let endpoint = endpoint.parse().unwrap();
+        let failure = Failure::Unreachable;
+        scene
+            .health
+            .record_failure(&next, endpoint, failure, Witness::Kernel);
+    }
+    until("all to be in", || {
+        scene.health.ejected().addresses().count() == 2
+            && backends() == "10.1.1.5:8080 10.1.1.6:8080"
+    })
+    .await;
 }
 
 #[tokio::test]

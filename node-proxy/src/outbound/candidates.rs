@@ -2,11 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tulle_balance::{Viewpoint, select_endpoints};
+use tulle_balance::{Ejected, Endpoint, SpillState, Viewpoint, select};
 use tulle_datapath::OriginalDestination;
-use tulle_model::{Directory, Locality, Protocol, Service, ServicePort, Workload};
+use tulle_model::{Directory, Locality, Protocol, Service, ServicePort};
 
-use super::Ejections;
 use crate::pod::Pod;
 
 /// An endpoint to try.
@@ -43,23 +42,17 @@ impl<'a> Candidates<'a> {
     }
 
     /// The kernel's choice first, unless it failed a moment ago and another is there; then the others of the service.
-    pub(super) fn next(&mut self, ejections: &Ejections) -> Option<Candidate> {
+    pub(super) fn next(&mut self, ejected: &Ejected) -> Option<Candidate> {
         let kernels = self.original.backend;
         let fresh = !self.tried.contains(&kernels);
-        let address = if fresh && !ejections.contains(kernels.ip()) {
+        let address = if fresh && !ejected.contains(kernels) {
             kernels
         } else {
-            let mut others = self.others();
-            let sound = others
-                .iter()
-                .filter(|a| !ejections.contains(a.ip()))
-                .count();
-            if sound > 0 {
-                others.retain(|a| !ejections.contains(a.ip()));
-            }
+            let others = self.others(ejected);
+            let is_sound = others.iter().any(|(other, _)| !ejected.contains(*other));
             match pick(&others) {
                 // With only ejected ones left, the kernel's choice is as good as any.
-                Some(_) if sound == 0 && fresh => kernels,
+                Some(_) if !is_sound && fresh => kernels,
                 Some(address) => address,
                 None if fresh => kernels,
                 None => return None,
@@ -72,7 +65,14 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    fn others(&self) -> Vec<SocketAddr> {
+    /// Whether somebody is left who did not fail a moment ago.
+    pub(super) fn has_other(&self, ejected: &Ejected) -> bool {
+        let mut others = self.others(ejected).into_iter();
+        others.any(|(other, _)| !ejected.contains(other))
+    }
+
+    /// Who may serve beside those that were tried, with their weights.
+    fn others(&self, ejected: &Ejected) -> Vec<(SocketAddr, u32)> {
         let Some(service) = &self.service else {
             return Vec::new();
         };
@@ -82,14 +82,11 @@ impl<'a> Candidates<'a> {
             return Vec::new();
         };
         let key = service.key();
-        let address_of = |workload: &Arc<Workload>| {
-            workload
-                .serving_addresses(&key, port)
-                .find(|a| a.is_ipv4() == requested.is_ipv4())
-        };
-        let untried = self.directory.endpoints(&key).filter(|workload| {
-            address_of(workload)
-                .is_some_and(|a| a != self.original.backend && !self.tried.contains(&a))
+        let untried = self.directory.endpoints(&key).filter_map(|workload| {
+            let mut addresses = workload.serving_addresses(&key, port);
+            let address = addresses.find(|a| a.is_ipv4() == requested.is_ipv4())?;
+            let is_tried = address == self.original.backend || self.tried.contains(&address);
+            (!is_tried).then_some(Endpoint { workload, address })
         });
         let unknown = Locality::default();
         let own = self.pod.workload(self.directory);
@@ -98,18 +95,24 @@ impl<'a> Candidates<'a> {
             node: &self.pod.plane.node,
             locality: own.map_or(&unknown, |workload| &workload.locality),
         };
-        select_endpoints(from, service, untried)
-            .into_iter()
-            .filter_map(address_of)
-            .collect()
+        let selection = select(from, service, untried, ejected, &SpillState::default());
+        let serving = selection.serving.into_iter();
+        serving.map(|one| (one.address, one.weight)).collect()
     }
 }
 
-fn pick(addresses: &[SocketAddr]) -> Option<SocketAddr> {
-    if addresses.is_empty() {
-        return None;
+/// One of them, in proportion to the weights.
+fn pick(addresses: &[(SocketAddr, u32)]) -> Option<SocketAddr> {
+    let total: u64 = addresses.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    if total == 0 {
+        return addresses.first().map(|(address, _)| *address);
     }
-    addresses
-        .get(rand::random_range(0..addresses.len()))
-        .copied()
+    let mut drawn = rand::random_range(0..total);
+    for (address, weight) in addresses {
+        match drawn.checked_sub(u64::from(*weight)) {
+            Some(rest) => drawn = rest,
+            None => return Some(*address),
+        }
+    }
+    None
 }

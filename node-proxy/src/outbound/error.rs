@@ -1,8 +1,11 @@
 //! Why an outbound connection never began.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use crate::tunnel::OpenTunnelError;
+use crate::{health::Failure, tunnel::OpenTunnelError};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OutboundError {
@@ -18,6 +21,12 @@ pub(super) enum OutboundError {
     /// The endpoint left the mesh's view after the kernel chose it; it may be anybody now, so nothing is sent there.
     #[error("no workload of the mesh has the address {address}")]
     UnknownWorkload { address: IpAddr },
+    /// The endpoint is silent, and another is there.
+    #[error("{address} was silent for {patience:?}, and another endpoint is there")]
+    Silent {
+        address: SocketAddr,
+        patience: Duration,
+    },
     /// The endpoint cannot be reached.
     #[error(transparent)]
     Open(#[from] OpenTunnelError),
@@ -31,6 +40,7 @@ impl OutboundError {
             OutboundError::DownstreamGone => "downstream_gone",
             OutboundError::NoEndpoint { .. } => "no_endpoint",
             OutboundError::UnknownWorkload { .. } => "unknown_workload",
+            OutboundError::Silent { .. } => "silent",
             OutboundError::Open(error) => error.reason(),
         }
     }
@@ -38,7 +48,7 @@ impl OutboundError {
     /// Whether another endpoint may do better.
     pub(super) fn may_retry(&self) -> bool {
         match self {
-            OutboundError::UnknownWorkload { .. } => true,
+            OutboundError::UnknownWorkload { .. } | OutboundError::Silent { .. } => true,
             OutboundError::Open(error) => error.may_retry(),
             OutboundError::UnknownDestination { .. }
             | OutboundError::DownstreamGone
@@ -46,8 +56,15 @@ impl OutboundError {
         }
     }
 
-    /// Whether the endpoint should be tried last by the next connections.
-    pub(super) fn is_unreachable(&self) -> bool {
-        matches!(self, OutboundError::Open(error) if error.is_unreachable())
+    /// What the failure says about the endpoint's health, if anything.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        match self {
+            OutboundError::Silent { .. } => Some(Failure::Silent),
+            OutboundError::Open(error) => error.failure(),
+            OutboundError::UnknownWorkload { .. }
+            | OutboundError::UnknownDestination { .. }
+            | OutboundError::DownstreamGone
+            | OutboundError::NoEndpoint { .. } => None,
+        }
     }
 }

@@ -74,8 +74,8 @@ pub struct PlaneSettings {
     pub application_connect_timeout: Duration,
     /// Endpoints of a service that one connection may try.
     pub connect_attempts_max: usize,
-    /// How long an endpoint that could not be reached is tried last.
-    pub ejection_time: Duration,
+    /// How long a silent endpoint is waited for while another is there; the last one gets all its time.
+    pub failover_patience: Duration,
     /// How long sent bytes of a tunnel may stay unacknowledged.
     pub network_user_timeout: Duration,
     /// Bytes that may wait unsent in the kernel for one tunnel: what a small message may have to wait for.
@@ -130,7 +130,7 @@ impl Default for PlaneSettings {
             response_timeout: Duration::from_secs(15),
             application_connect_timeout: Duration::from_secs(10),
             connect_attempts_max: 3,
-            ejection_time: Duration::from_secs(5),
+            failover_patience: Duration::from_secs(2),
             network_user_timeout: Duration::from_secs(20),
             unsent_len_max: 128 * 1024,
             streams_per_tunnel_max: 100,

@@ -15,6 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
+    /// Tasks that serve the others, and end when those have.
+    servants: TaskTracker,
     /// Stop to take new work, finish what is under way.
     draining: CancellationToken,
     live: Arc<Mutex<Live>>,
@@ -32,6 +34,15 @@ impl Tasks {
     ///
     /// Costs little beside `work` itself: tasks are as many as connections.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_in(&self.tracker, work);
+    }
+
+    /// Runs `work` as long as the tasks that it serves: a drain does not wait for it, and ends it after them.
+    pub(crate) fn spawn_servant(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_in(&self.servants, work);
+    }
+
+    fn spawn_in(&self, tracker: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
         let mut live = self.lock();
         if live.is_cut {
             return;
@@ -43,7 +54,7 @@ impl Tasks {
             key,
         };
         // Not an async block, which would hold `work` twice.
-        let handle = self.tracker.spawn(work.map(move |()| drop(entry)));
+        let handle = tracker.spawn(work.map(move |()| drop(entry)));
         // The task may be over already: its entry waits for this lock, and is taken out after it was put in.
         live.handles.insert(key, handle.abort_handle());
     }
@@ -60,10 +71,10 @@ impl Tasks {
         let finished = tokio::time::timeout(deadline, self.tracker.wait())
             .await
             .is_ok();
-        if !finished {
-            self.cut();
-            self.tracker.wait().await;
-        }
+        self.cut();
+        self.tracker.wait().await;
+        self.servants.close();
+        self.servants.wait().await;
         finished
     }
 
@@ -115,6 +126,29 @@ mod tests {
         assert!(!tasks.drain(Duration::from_millis(10)).await);
         assert_eq!(Arc::strong_count(&held), 1);
         assert!(tasks.lock().handles.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_servant_ends_with_those_it_serves() {
+        let tasks = Tasks::default();
+        let (asked, mut questions) = tokio::sync::mpsc::channel::<()>(1);
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let held = Arc::new(());
+        let holder = Arc::clone(&held);
+        tasks.spawn_servant(async move {
+            questions.recv().await;
+            let _told = answer.send(());
+            std::future::pending::<()>().await;
+            drop(holder);
+        });
+        let draining = tasks.clone();
+        tasks.spawn(async move {
+            draining.draining().await;
+            asked.send(()).await.unwrap();
+            answered.await.unwrap();
+        });
+        assert!(tasks.drain(Duration::from_secs(10)).await);
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[tokio::test]

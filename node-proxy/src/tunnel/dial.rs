@@ -1,17 +1,21 @@
 //! Opens tunnels from inside a pod's namespace.
 
 use std::{
+    fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
+use rand::seq::IndexedRandom as _;
 use socket2::Domain;
 use tokio::net::{TcpSocket, TcpStream};
 use tulle_identity::Svid;
 
 use super::{client::Tunnel, error::OpenTunnelError, io::TunnelIo, pool::PoolKey};
 use crate::{
+    health::{Probe, ProbeOutcome},
     netns::{NamespaceHandle, SocketPurpose, SocketStock},
     plane::{Plane, Tasks, TunnelSide},
 };
@@ -144,3 +148,65 @@ impl Dialer {
         Ok(tunnel)
     }
 }
+
+/// The pods from inside which it can be tried whether somebody is at an address, as an application there would.
+#[derive(Default)]
+pub(crate) struct Probers(Mutex<Vec<Weak<Dialer>>>);
+
+impl Probers {
+    /// Adds a pod, for as long as it lives.
+    pub(crate) fn add(&self, dialer: &Arc<Dialer>) {
+        let mut dialers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        dialers.retain(|dialer| dialer.strong_count() > 0);
+        dialers.push(Arc::downgrade(dialer));
+    }
+
+    /// Any pod that has an address of that family.
+    fn any(&self, is_ipv4: bool) -> Option<Arc<Dialer>> {
+        let dialers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let live: Vec<Arc<Dialer>> = dialers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|dialer| dialer.sources.iter().any(|ip| ip.is_ipv4() == is_ipv4))
+            .collect();
+        live.choose(&mut rand::rng()).cloned()
+    }
+}
+
+impl Probe for Probers {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, ProbeOutcome> {
+        Box::pin(async move {
+            let Some(dialer) = self.any(address.is_ipv4()) else {
+                return ProbeOutcome::Unknown;
+            };
+            let connecting = dialer.connect_plain(address);
+            match tokio::time::timeout(PROBE_TIMEOUT, connecting).await {
+                Ok(Ok(_stream)) => ProbeOutcome::Answered,
+                Ok(Err(OpenTunnelError::Connect { source, .. })) => outcome_of(&source),
+                Err(_) | Ok(Err(OpenTunnelError::ConnectTimeout { .. })) => {
+                    ProbeOutcome::Unanswered
+                }
+                Ok(Err(_)) => ProbeOutcome::Unknown,
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Probers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probers").finish_non_exhaustive()
+    }
+}
+
+fn outcome_of(error: &io::Error) -> ProbeOutcome {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => ProbeOutcome::Answered,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::TimedOut => ProbeOutcome::Unanswered,
+        _ => ProbeOutcome::Unknown,
+    }
+}
+
+/// An answer takes a round trip; the kernel sends its second packet after a second.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);

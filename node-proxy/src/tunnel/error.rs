@@ -5,6 +5,8 @@ use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 use tulle_identity::{GetSvidError, HandshakeError};
 use tulle_model::SpiffeId;
 
+use crate::health::Failure;
+
 /// Why a stream to a peer could not be opened. Cheap to clone: all who waited for one tunnel get the same answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -133,19 +135,23 @@ impl OpenTunnelError {
         }
     }
 
-    /// Whether the peer's node as a whole seems gone, so that the next connection should try elsewhere first.
-    pub fn is_unreachable(&self) -> bool {
+    /// What the failure says about the endpoint's health, if anything.
+    ///
+    /// Who does not get through to the peer's node does not get through to the other endpoints there either. The peer's own
+    /// answers, or its silence once it was reached, speak of the one endpoint.
+    pub fn failure(&self) -> Option<Failure> {
         match self {
             OpenTunnelError::Connect { .. }
             | OpenTunnelError::ConnectTimeout { .. }
             | OpenTunnelError::Handshake { .. }
-            | OpenTunnelError::Lost { .. }
-            | OpenTunnelError::ResponseTimeout { .. } => true,
+            | OpenTunnelError::Lost { .. } => Some(Failure::Unreachable),
+            OpenTunnelError::ResponseTimeout { .. } => Some(Failure::Silent),
+            OpenTunnelError::Refused { status: 503, .. } => Some(Failure::Refused),
             OpenTunnelError::Refused { .. }
             | OpenTunnelError::NoSvid { .. }
             | OpenTunnelError::Socket(_)
             | OpenTunnelError::Full { .. }
-            | OpenTunnelError::Draining => false,
+            | OpenTunnelError::Draining => None,
         }
     }
 }

@@ -42,11 +42,18 @@ pub(crate) type Dial = Arc<dyn Fn(PoolKey, Arc<Svid>) -> Dialing + Send + Sync>;
 
 /// The tunnels of one pod.
 pub(crate) struct TunnelPool {
-    entries: Mutex<HashMap<PoolKey, Arc<Entry>>>,
+    entries: Mutex<Entries>,
     dial: Dial,
     settings: PlaneSettings,
     tasks: Tasks,
     this: Weak<TunnelPool>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<PoolKey, Arc<Entry>>,
+    /// Nothing is kept any more: a tunnel lives as long as its streams.
+    is_closed: bool,
 }
 
 #[derive(Default)]
@@ -124,7 +131,7 @@ impl TunnelPool {
         let idle = self.settings.tunnel_idle_timeout;
         let mut closed = Vec::new();
         let mut entries = lock(&self.entries);
-        entries.retain(|_, entry| {
+        entries.by_key.retain(|_, entry| {
             let mut state = lock(&entry.state);
             state.split_unusable(idle, &mut closed);
             // An entry that somebody holds is about to be used.
@@ -134,9 +141,13 @@ impl TunnelPool {
         drop(closed);
     }
 
-    /// Lets go of all tunnels: each closes when its last stream ends.
+    /// Lets go of all tunnels: each closes when its last stream ends, and so do those that are opened from now on.
     pub(crate) fn close(&self) {
-        let entries = std::mem::take(&mut *lock(&self.entries));
+        let entries = {
+            let mut entries = lock(&self.entries);
+            entries.is_closed = true;
+            std::mem::take(&mut entries.by_key)
+        };
         drop(entries);
     }
 
@@ -148,9 +159,10 @@ impl TunnelPool {
     ) -> Result<(Lease, bool), OpenTunnelError> {
         let entry = {
             let mut entries = lock(&self.entries);
-            match entries.get(key) {
+            match entries.by_key.get(key) {
                 Some(entry) => Arc::clone(entry),
-                None => Arc::clone(entries.entry(key.clone()).or_default()),
+                None if entries.is_closed => Arc::default(),
+                None => Arc::clone(entries.by_key.entry(key.clone()).or_default()),
             }
         };
         for round in 0..CHECKOUT_ROUNDS_MAX {

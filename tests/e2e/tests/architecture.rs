@@ -19,7 +19,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("tulle-policy", &["tulle-model"]),
     ("tulle-wire", &["tulle-model"]),
     ("tulle-abi", &[]),
-    ("tulle-datapath", &["tulle-abi", "tulle-model"]),
+    (
+        "tulle-datapath",
+        &["tulle-abi", "tulle-model", "tulle-balance"],
+    ),
     ("tulle-identity", &["tulle-model", "tulle-wire"]),
     (
         "tulle-node-proxy",

@@ -6,6 +6,7 @@ use tulle_abi::{
     ALGORITHM_MAGLEV, Address, BackendKey, BackendValue, MAGLEV_CHUNKS, MaglevKey, MemberKey,
     ServiceKey, ServiceValue,
 };
+use tulle_model::Algorithm;
 
 use super::{
     Tables, WantedService,
@@ -13,7 +14,7 @@ use super::{
     member,
     service::{Features, HeldService},
 };
-use crate::{Algorithm, ReconcileError, slots::Slot};
+use crate::{ReconcileError, slots::Slot};
 
 /// What the maps hold.
 #[derive(Default)]
@@ -140,7 +141,7 @@ fn read_service(
     let slot = |backend: &BackendValue| Slot {
         endpoint: backend.endpoint,
         path: backend.path,
-        weight: u16::try_from(backend.weight).unwrap_or(u16::MAX),
+        weight: backend.weight,
     };
     let mut service = HeldService {
         id: value.id,

@@ -6,10 +6,11 @@ use tulle_abi::{
     ALGORITHM_MAGLEV, ALGORITHM_RANDOM, BackendValue, INLINE_SLOTS, InlineSlot, MAGLEV_CHUNK_LEN,
     MAGLEV_CHUNKS, MaglevChunk, PROTOCOL_UDP, ServiceKey, ServiceValue,
 };
+use tulle_model::Algorithm;
 
 use super::index_number;
 use crate::{
-    Algorithm, Frontend, ReconcileError,
+    Frontend, ReconcileError,
     slots::Slot,
     weights::{is_weighted, shares},
 };
@@ -108,7 +109,7 @@ impl HeldService {
 
     /// The entries of all slots, by slot number.
     pub(super) fn backends(&self) -> Result<Vec<BackendValue>, ReconcileError> {
-        let weights: Vec<u16> = self.slots.iter().map(|slot| slot.weight).collect();
+        let weights: Vec<u32> = self.slots.iter().map(|slot| slot.weight).collect();
         let slots = self.slots.iter().zip(shares(&weights));
         slots
             .map(|(slot, share)| {
@@ -116,7 +117,7 @@ impl HeldService {
                     endpoint: slot.endpoint,
                     path: slot.path,
                     service: self.id,
-                    weight: u32::from(slot.weight),
+                    weight: slot.weight,
                     threshold: share.threshold,
                     alias: index_number(share.alias)?,
                 })

@@ -1,7 +1,7 @@
 use super::*;
 
 /// The chance of each slot, from the shares as the kernel side reads them.
-fn chances(weights: &[u16]) -> Vec<f64> {
+fn chances(weights: &[u32]) -> Vec<f64> {
     let shares = shares(weights);
     let len = shares.len() as f64;
     let mut chances = vec![0.0; shares.len()];
@@ -13,7 +13,7 @@ fn chances(weights: &[u16]) -> Vec<f64> {
     chances
 }
 
-fn check(weights: &[u16]) {
+fn check(weights: &[u32]) {
     let total: f64 = weights.iter().copied().map(f64::from).sum();
     for (slot, chance) in chances(weights).into_iter().enumerate() {
         let wanted = if total == 0.0 {
@@ -46,11 +46,10 @@ fn every_slot_gets_its_share() {
     }
     let mut state = 1_u32;
     for len in 1..200_usize {
-        let weights: Vec<u16> = (0..len)
+        let weights: Vec<u32> = (0..len)
             .map(|_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let [high, low, _, _] = state.to_be_bytes();
-                u16::from_be_bytes([high, low])
+                state >> 12
             })
             .collect();
         check(&weights);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tulle_datapath::{Datapath, Frontend, KernelTable, Path};
-use tulle_model::Protocol;
+use tulle_model::{Algorithm, Protocol};
 
 use crate::{
     outbound::{at, frontend},
@@ -58,7 +58,7 @@ impl Stage {
     }
 
     /// The four services, led to these ports with these weights.
-    fn serve(&self, ports: &[(u16, u16)], change: impl Fn(&mut Frontend)) {
+    fn serve(&self, ports: &[(u16, u32)], change: impl Fn(&mut Frontend)) {
         let service = |address: &str, protocol, ip: IpAddr| {
             let backends: Vec<_> = ports
                 .iter()
@@ -133,12 +133,16 @@ enum Way {
     Udp,
 }
 
-fn equal(ports: impl IntoIterator<Item = u16>) -> Vec<(u16, u16)> {
+fn equal(ports: impl IntoIterator<Item = u16>) -> Vec<(u16, u32)> {
     ports.into_iter().map(|port| (port, 1)).collect()
 }
 
 fn keep(seconds: u32) -> impl Fn(&mut Frontend) {
     move |service| service.session_affinity = seconds
+}
+
+fn by_table(service: &mut Frontend) {
+    service.algorithm = Algorithm::Maglev;
 }
 
 #[test]
@@ -211,7 +215,7 @@ fn a_client_that_stays_away_for_too_long_chooses_anew() {
 fn weights_are_shares() {
     let stage = Stage::new("weights", 10);
     // More slots than a service's own entry holds.
-    let weights: Vec<(u16, u16)> = (9000..9010).zip([1, 0, 3, 1, 1, 1, 1, 1, 1, 10]).collect();
+    let weights: Vec<(u16, u32)> = (9000..9010).zip([1, 0, 3, 1, 1, 1, 1, 1, 1, 10]).collect();
     stage.serve(&weights, |_| {});
     let mut seen: HashMap<u16, u32> = HashMap::new();
     for _ in 0..800 {
@@ -227,6 +231,78 @@ fn weights_are_shares() {
     let seen: HashSet<u16> = (0..200).map(|_| stage.connect(0, V4)).collect();
     assert_eq!(seen.len(), 10);
     assert_eq!(count(&stage.datapath, "connect4", "missing_slot"), 0);
+}
+
+#[test]
+fn a_table_gives_a_client_the_same_backend_every_time() {
+    let mut stage = Stage::new("maglev", 12);
+    stage.serve(&equal(9000..9012), by_table);
+    let chosen = [0, 1].map(|client| {
+        let first = stage.connect(client, V4);
+        for way in [Way::Tcp, Way::UdpConnected, Way::Udp] {
+            for _ in 0..8 {
+                assert_eq!(stage.sent_by(client, way, V4), first);
+            }
+        }
+        first
+    });
+    // Nobody is remembered: a table says it, also to the next process.
+    let Stage { datapath, .. } = stage;
+    drop(datapath);
+    stage.datapath = stage.rig.open();
+    stage.serve(&equal(9000..9012), by_table);
+    assert_eq!([0, 1].map(|client| stage.connect(client, V4)), chosen);
+    // Somebody else goes, whichever slot that frees.
+    let gone = (9000..9012).find(|port| !chosen.contains(port)).unwrap();
+    stage.serve(&equal((9000..9012).filter(|port| *port != gone)), by_table);
+    let same = [0, 1].map(|client| stage.connect(client, V4) == chosen[client]);
+    assert!(
+        same.contains(&true),
+        "a change among others moves nearly nobody"
+    );
+    // Its own goes, and comes back.
+    stage.serve(
+        &equal((9000..9012).filter(|port| *port != chosen[0])),
+        by_table,
+    );
+    assert_ne!(stage.connect(0, V4), chosen[0]);
+    stage.serve(&equal(9000..9012), by_table);
+    assert_eq!([0, 1].map(|client| stage.connect(client, V4)), chosen);
+    stage.serve(&equal(9000..9012), |_| {});
+    let seen: HashSet<u16> = (0..64).map(|_| stage.connect(0, V4)).collect();
+    assert!(seen.len() > 3, "{seen:?}");
+}
+
+#[test]
+fn beyond_the_limit_of_tables_services_choose_at_random_and_are_counted() {
+    let rig = Rig::new("maglev_limit");
+    let datapath = rig.open();
+    let services = |count: u16| KernelTable {
+        frontends: (0..count)
+            .map(|number| {
+                let [high, low] = number.to_be_bytes();
+                let address = format!("172.21.{high}.{low}:80");
+                let backend = (at([10, 9, 0, 1], 80), Path::Plain);
+                let mut service = frontend(&address, Protocol::Tcp, &[backend]);
+                by_table(&mut service);
+                service
+            })
+            .collect(),
+        workloads: Vec::new(),
+    };
+    assert_eq!(
+        datapath.reconcile(&services(1_024)).unwrap().without_table,
+        0
+    );
+    assert_eq!(
+        datapath.reconcile(&services(1_030)).unwrap().without_table,
+        6
+    );
+    assert_eq!(datapath.reconcile(&services(0)).unwrap().without_table, 0);
+    assert_eq!(
+        datapath.reconcile(&services(1_000)).unwrap().without_table,
+        0
+    );
 }
 
 const V4: &str = "172.20.1.1:80";

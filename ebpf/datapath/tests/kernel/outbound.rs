@@ -6,10 +6,8 @@ use std::{
     os::fd::AsFd as _,
 };
 
-use tulle_datapath::{
-    Algorithm, Backend, Datapath, Frontend, KernelTable, Path, SocketCookie, WorkloadRoute,
-};
-use tulle_model::{Protocol, ServiceAddress};
+use tulle_datapath::{Backend, Datapath, Frontend, KernelTable, Path, SocketCookie, WorkloadRoute};
+use tulle_model::{Algorithm, Protocol, ServiceAddress};
 
 use crate::support::{Pod, Rig, count};
 

@@ -1,16 +1,17 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
+use tulle_balance::Ejected;
 use tulle_datapath::{KernelTable, Path};
 use tulle_model::{
     Affinity, Authorization, AuthorizationAction, AuthorizationScope, Change, Directory, Health,
     PortMapping, Protocol, ServicePort, TunnelProtocol, WorkloadUid,
 };
 
-use super::{NodeView, TableCache, kernel_table};
+use super::{NodeView, Sources, TableCache, kernel_table};
 use crate::{
     config::SameNode,
-    kernel_sync::Touched,
+    kernel_sync::{Touched, tests::changed},
     plane::InboundMode,
     testing::{Fixture, pod, service, serving},
 };
@@ -248,8 +249,14 @@ fn an_address_of_two_services_goes_to_the_first_by_name() {
         everything: true,
         ..Touched::default()
     };
-    cache.update(&mesh.directory(), &node(), BTreeSet::new(), &all);
-    let (table, conflicts) = cache.table();
+    let sources = Sources {
+        directory: &mesh.directory(),
+        node: &node(),
+        captured: &BTreeSet::new(),
+        ejected: &Ejected::none(),
+    };
+    let _changes = cache.update(&sources, &all);
+    let (table, [_, _, _, conflicts]) = (cache.table(), cache.sizes());
     assert_eq!(conflicts, 1);
     assert_eq!(table.frontends.len(), 1);
     assert_eq!(table.frontends[0].backends.len(), 1);
@@ -287,6 +294,7 @@ enum Step {
     },
     DropPolicy,
     Capture(u8),
+    Eject(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -321,6 +329,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<bool>().prop_map(|everywhere| Step::PutPolicy { everywhere }),
         Just(Step::DropPolicy),
         any::<u8>().prop_map(Step::Capture),
+        (0..8_u8).prop_map(Step::Eject),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -395,8 +404,17 @@ fn change_of(step: &Step) -> Option<Change> {
         Step::PutPolicy { everywhere: true } => policy(AuthorizationScope::Global, "default"),
         Step::PutPolicy { everywhere: false } => policy(AuthorizationScope::Namespace, "default"),
         Step::DropPolicy => Change::PolicyGone("default/p".parse().unwrap()),
-        Step::Capture(_) => return None,
+        Step::Capture(_) | Step::Eject(_) => return None,
     })
+}
+
+/// Endpoints that are out; bits name them.
+fn ejected_of(mask: u8) -> Ejected {
+    let numbers = (0..3).filter(|bit| mask & (1 << bit) != 0);
+    Ejected::new(
+        numbers.map(|n| format!("10.1.1.{n}:8080").parse().unwrap()),
+        80,
+    )
 }
 
 proptest! {
@@ -404,26 +422,94 @@ proptest! {
     fn a_kept_table_equals_a_new_one(steps in steps()) {
         let mut directory = Directory::default();
         let mut local = BTreeSet::new();
+        let mut ejected = Ejected::none();
         let mut kept = TableCache::default();
+        let mut told = KernelTable::default();
+        let node = node();
         let everything = Touched { everything: true, ..Touched::default() };
-        kept.update(&directory, &node(), local.clone(), &everything);
-        for step in &steps {
+        for step in [None].into_iter().chain(steps.iter().map(Some)) {
             let mut touched = Touched::default();
-            match change_of(step) {
-                Some(change) => {
+            match step.map(|step| (step, change_of(step))) {
+                None => touched = everything.clone(),
+                Some((_, Some(change))) => {
                     touched.note(&directory, &change);
                     directory.apply(change);
                 }
-                None => {
-                    let Step::Capture(mask) = step else { unreachable!() };
+                Some((Step::Capture(mask), _)) => {
                     local = (0..3).filter(|bit| mask & (1 << bit) != 0)
                         .map(|n| format!("10.1.1.{n}").parse().unwrap()).collect();
                 }
+                Some((Step::Eject(mask), _)) => {
+                    ejected = ejected_of(*mask);
+                    let all = (0..3).map(|n| format!("10.1.1.{n}").parse().unwrap());
+                    touched.note_addresses(&directory, all);
+                }
+                Some((step, None)) => unreachable!("{step:?}"),
             }
-            kept.update(&directory, &node(), local.clone(), &touched);
+            let sources = Sources {
+                directory: &directory,
+                node: &node,
+                captured: &local,
+                ejected: &ejected,
+            };
+            let update = kept.update(&sources, &touched);
             let mut new = TableCache::default();
-            new.update(&directory, &node(), local.clone(), &everything);
+            let _all = new.update(&sources, &everything);
             prop_assert_eq!(&kept, &new, "after {:?}", step);
+            changed(&mut told, &update.changes);
+            prop_assert_eq!(&told, &new.table(), "told after {:?}", step);
+            let [frontends, backends, routes, _] = kept.sizes();
+            prop_assert_eq!(frontends, told.frontends.len());
+            prop_assert_eq!(routes, told.workloads.len());
+            prop_assert!(backends >= told.frontends.iter().map(|f| f.backends.len()).sum());
         }
     }
+}
+
+#[test]
+fn an_address_is_gone_when_nobody_has_it_any_more() {
+    let node = node();
+    let mut directory = Directory::default();
+    let mut cache = TableCache::default();
+    let (captured, ejected) = (BTreeSet::new(), Ejected::none());
+    let mut step = |change: Change| {
+        let mut touched = Touched::default();
+        touched.note(&directory, &change);
+        directory.apply(change);
+        let sources = Sources {
+            directory: &directory,
+            node: &node,
+            captured: &captured,
+            ejected: &ejected,
+        };
+        let update = cache.update(&sources, &touched);
+        (update.gone, cache.silent().len())
+    };
+    let put = |workload| Change::Workload(Arc::new(workload));
+    let gone = |name| {
+        let cluster = "tion".parse().unwrap();
+        Change::WorkloadGone(WorkloadUid::of_pod(&cluster, "default", name))
+    };
+    let a = pod("tion", "default", "a", &["10.2.1.5"]);
+    let address: IpAddr = "10.2.1.5".parse().unwrap();
+    assert_eq!(step(put(a.clone())), (vec![], 0));
+    let mut unready = a.clone();
+    unready.health = Health::Unhealthy;
+    assert_eq!(step(put(unready)), (vec![], 0), "it is still there");
+    let mut silent = a.clone();
+    silent.demoted = true;
+    assert_eq!(step(put(silent)), (vec![], 1));
+    assert_eq!(step(put(a)), (vec![], 0));
+    // Another pod has the address before the first one leaves.
+    assert_eq!(
+        step(put(pod("tion", "default", "b", &["10.2.1.5"]))),
+        (vec![], 0)
+    );
+    assert_eq!(step(gone("a")), (vec![], 0));
+    assert_eq!(step(gone("b")), (vec![address], 0));
+    // The address of a pod on its host's network is the host's.
+    let mut host = pod("tion", "default", "h", &["172.18.2.11"]);
+    host.host_network = true;
+    assert_eq!(step(put(host)), (vec![], 0));
+    assert_eq!(step(gone("h")), (vec![], 0));
 }

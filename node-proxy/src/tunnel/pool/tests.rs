@@ -75,7 +75,7 @@ async fn all_who_wait_for_one_tunnel_learn_of_its_failure() {
     assert!(dials.load(SeqCst) <= 4, "{} dials", dials.load(SeqCst));
     pool.sweep();
     assert!(
-        lock(&pool.entries).is_empty(),
+        lock(&pool.entries).by_key.is_empty(),
         "nothing is kept of a failure"
     );
 }
@@ -124,7 +124,7 @@ async fn a_handshake_outlives_whoever_asked_first() {
         let pool = Arc::clone(&pool);
         tokio::spawn(async move { pool.open_stream(&key(1), &svid, &headers()).await })
     };
-    while lock(&lock(&pool.entries)[&key(1)].state).dials[0].waiters < 2 {
+    while lock(&lock(&pool.entries).by_key[&key(1)].state).dials[0].waiters < 2 {
         tokio::task::yield_now().await;
     }
     gate.add_permits(1);
