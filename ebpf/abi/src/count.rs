@@ -45,6 +45,12 @@ numbered! {
         SkMsg = "sk_msg",
         /// `sk_lookup`
         SkLookup = "sk_lookup",
+        /// The program that the node proxy runs to let a connection join the sockmap.
+        Join = "join",
+        /// `fentry/tcp_bpf_recvmsg`
+        GuardReceive = "guard_receive",
+        /// `fentry/tcp_bpf_sendmsg`
+        GuardSend = "guard_send",
     }
 }
 
@@ -97,6 +103,14 @@ numbered! {
         SocketFailed = "socket_failed",
         /// A socket that turned blocking left the sockmap.
         SocketEvicted = "socket_evicted",
+        /// A socket was kept out of the sockmap: no epoll watches it.
+        SocketUnwatched = "socket_unwatched",
+        /// A socket was kept out of the sockmap: it was there before and left.
+        SocketLeft = "socket_left",
+        /// A connection was kept out of the sockmap: one of its ends is gone.
+        SocketGone = "socket_gone",
+        /// A socket that had to leave the sockmap before its call could wait did not in time: the call may fail with `EAGAIN`.
+        EvictionLate = "eviction_late",
         /// Bytes went straight to the peer's queue.
         Redirected = "redirected",
         /// The peer is not in the sockmap, or may not be redirected to.

@@ -2,9 +2,9 @@
 
 use crate::{
     Address, AffinityKey, AffinityValue, BackendKey, BackendValue, COUNTERS_LEN, Endpoint,
-    ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey, MemberKey, OriginalKey, OriginalValue,
-    PodAddressKey, PodValue, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey,
-    UdpFlowKey, UdpFlowValue,
+    EvictionSlot, ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey, MemberKey, Membership,
+    OriginalKey, OriginalValue, PodAddressKey, PodValue, ServiceKey, ServiceValue, SocketNote,
+    SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue,
 };
 
 /// A pinned map as this build knows it.
@@ -50,6 +50,12 @@ pub const PEERS_MAX: usize = 16_384;
 pub const DIRECTS_MAX: usize = 65_536;
 /// Sockets in the sockmap, of each side.
 pub const SOCKETS_MAX: usize = 65_536;
+/// Processors that the evictions from the sockmap are made for.
+pub const PROCESSORS_MAX: usize = 1_024;
+/// Programs that evict: each has a slot on each processor, since a program is never entered twice on one processor.
+pub const EVICTORS: usize = 4;
+/// Evictions from the sockmap that may be under way.
+pub const EVICTIONS_MAX: usize = EVICTORS * PROCESSORS_MAX;
 /// Conversations of unconnected UDP sockets, of each direction.
 pub const UDP_FLOWS_MAX: usize = 32_768;
 
@@ -70,6 +76,8 @@ pub const MAPS: &[MapLayout] = &[
     map::<TupleKey, u32>("DIRECTS", 1, DIRECTS_MAX),
     map::<u32, SocketNote>("NOTES", 1, 0),
     map::<u32, u64>("PARENTS", 1, 0),
+    map::<u32, Membership>("JOINED", 1, 0),
+    map::<u32, EvictionSlot>("EVICTIONS", 1, EVICTIONS_MAX),
     map::<TupleKey, u32>("APPLICATIONS", 1, SOCKETS_MAX),
     map::<TupleKey, u32>("PROXIES", 1, SOCKETS_MAX),
     map::<TupleKey, SocketPointer>("SOCKETS", 1, SOCKETS_MAX),

@@ -53,6 +53,21 @@ pub const SIDE_APPLICATION: u32 = 1;
 /// The end of a connection that belongs to the node proxy.
 pub const SIDE_PROXY: u32 = 2;
 
+/// The socket is in the sockmap.
+pub const MEMBER_JOINED: u32 = 1;
+/// The socket was in the sockmap and left it: it never joins again.
+pub const MEMBER_LEFT: u32 = 2;
+
+/// The kernel's timer, as it lies in a map's value. The kernel knows it by this name.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct bpf_timer {
+    /// The kernel's own.
+    pub opaque: [u64; 2],
+}
+
 /// Declares shared structs with the derives and the size check that all of them need.
 macro_rules! records {
     ($( $(#[$doc:meta])* struct $name:ident: $size:literal { $( $(#[$field_doc:meta])* $field:ident: $type:ty, )+ } )+) => {$(
@@ -236,6 +251,32 @@ records! {
         side: u32,
         /// Messages redirected to it since its queue was last seen empty.
         messages: u32,
+    }
+
+    /// What the socket of an application knows of its own place in the sockmap.
+    struct Membership: 56 {
+        /// Its name there.
+        key: TupleKey,
+        /// One of the `MEMBER_` constants.
+        state: u32,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// One eviction at a time: whoever owns the slot names a socket and starts the timer, which takes that socket out.
+    struct EvictionSlot: 64 {
+        /// Its callback belongs to a program that may change sockmaps; whoever starts it need not.
+        timer: bpf_timer,
+        /// The name of the socket.
+        key: TupleKey,
+    }
+
+    /// A connection between an application and the node proxy that shall skip the TCP stack.
+    struct JoinRequest: 96 {
+        /// Its name as the application's end sees it.
+        application: TupleKey,
+        /// Its name as the proxy's end sees it.
+        proxy: TupleKey,
     }
 
     /// A UDP conversation of an unconnected socket: (socket, service) or (socket, backend).

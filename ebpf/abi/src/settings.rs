@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// No redirecting: every byte goes through TCP.
 pub const SOCKMAP_OFF: u32 = 0;
-/// Redirect only what an application sends to the node proxy.
+/// Redirect only what an application sends to the node proxy, on connections for which the proxy asked.
 pub const SOCKMAP_TO_PROXY: u32 = 1;
 /// Redirect in both directions, and between applications of one node.
 pub const SOCKMAP_FULL: u32 = 2;
@@ -41,7 +41,7 @@ pub struct Settings {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 104);
+const _: () = assert!(size_of::<Settings>() == 112);
 
 /// Offsets, in bytes, of kernel struct fields; from the running kernel's BTF.
 #[derive(
@@ -69,6 +69,10 @@ pub struct KernelOffsets {
     pub file: u32,
     /// `file.f_flags`
     pub file_flags: u32,
+    /// `file.f_ep`
+    pub file_epolls: u32,
+    /// `msghdr.msg_flags`
+    pub message_flags: u32,
     /// `inet_connection_sock.icsk_ulp_ops`
     pub ulp: u32,
     /// `sk_psock.ingress_msg`

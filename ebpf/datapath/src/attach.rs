@@ -46,6 +46,25 @@ pub(crate) fn attach_netns(pin: &Path, hook: &Hook, netns: BorrowedFd<'_>) -> io
     adopt_or_create(pin, hook.program.as_fd(), hook.attach_type, netns, target)
 }
 
+/// Hangs a guard on its function of the kernel. A link of this kind takes no other program, so the one of an earlier process stays
+/// until the new one is there; both at once do no harm.
+pub(crate) fn attach_guard(pins: &Pins, hook: &Hook) -> Result<(), OpenDatapathError> {
+    let pin = pins.link(hook.name);
+    let attach = || {
+        let link = sys::create_tracing_link(hook.program.as_fd(), hook.attach_type)?;
+        let old = sys::open_pin(&pin);
+        remove_file(&pin)?;
+        sys::pin(link.as_fd(), &pin)?;
+        drop(old);
+        Ok(())
+    };
+    attach().map_err(|source| OpenDatapathError::Attach {
+        program: hook.name,
+        target: PathBuf::from("the kernel's function"),
+        source,
+    })
+}
+
 /// Puts a program on a map of sockets, or takes whatever is on it off.
 pub(crate) fn set_map_program<K>(
     map: &Sockets<K>,

@@ -43,6 +43,8 @@ pub(crate) fn find_offsets(btf: &[u8]) -> Result<KernelOffsets, FindOffsetError>
         user_data: btf.offset("sock", &["sk_user_data"])?,
         file: btf.offset("socket", &["file"])?,
         file_flags: btf.offset("file", &["f_flags"])?,
+        file_epolls: btf.offset("file", &["f_ep"])?,
+        message_flags: btf.offset("msghdr", &["msg_flags"])?,
         ulp: btf.offset("inet_connection_sock", &["icsk_ulp_ops"])?,
         ingress: btf.offset("sk_psock", &["ingress_msg"])?,
         snd_una: btf.offset("tcp_sock", &["snd_una"])?,

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -13,24 +13,23 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use rustix::system::uname;
 use tracing::{info, warn};
 use tulle_abi::{
-    Endpoint, OriginalKey, OriginalValue, Program, Reason, SOCKMAP_FULL, SOCKMAP_OFF, Settings,
-    counter_index,
+    Endpoint, OriginalKey, OriginalValue, Program, Reason, SOCKMAP_OFF, Settings, counter_index,
 };
 
 use crate::{
     AnnouncePeerError, CapturePodError, ConnectEvents, DatapathSettings, DestroyConnectionsError,
-    DestroyReport, KernelTable, NetnsCookie, OpenDatapathError, OriginalDestination, PodCapture,
-    ReconcileError, ReconcileReport, ReleasePodError, RemoveDatapathError, SocketCookie,
-    TableChanges,
-    attach::{attach_cgroup, set_map_program},
+    DestroyReport, JoinError, KernelTable, LocalConnection, NetnsCookie, OpenDatapathError,
+    OriginalDestination, PodCapture, ReconcileError, ReconcileReport, ReleasePodError,
+    RemoveDatapathError, SocketCookie, SockmapMode, TableChanges,
+    attach::attach_cgroup,
     btf,
     capture::Pods,
     cgroup::Cgroup,
-    load::{Maps, Programs, TRACK, load},
+    load::{Programs, TRACK},
     pins::{Pins, remove_all, remove_file},
     raw::{Raw, Table},
     reconcile::Tables,
-    sockets,
+    sockets, sockmap,
 };
 
 /// The programs and maps of one node, loaded or adopted.
@@ -48,6 +47,9 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     /// Until somebody takes them.
     events: Mutex<Option<RingBuf<MapData>>>,
+    /// The program that lets a connection join the sockmap, in the mode in which the proxy decides that.
+    join: Option<OwnedFd>,
+    is_guarded: bool,
 }
 
 /// How often a program left for a reason.
@@ -76,8 +78,13 @@ impl Datapath {
         for pin in &stale {
             remove_pin(pin)?;
         }
-        let (programs, maps) = load(&pins, &kernel_settings(settings, &proxy)?)?;
-        set_map_programs(&programs, &maps)?;
+        let kernel = kernel_settings(settings, &proxy)?;
+        let sockmap::Loaded {
+            programs,
+            maps,
+            join,
+            is_guarded,
+        } = sockmap::load(&pins, kernel, settings.sockmap == SockmapMode::Auto)?;
         let hooks = Hooks {
             programs,
             capture,
@@ -103,7 +110,7 @@ impl Datapath {
             warn!(%err, "the service maps cannot be read yet; the first reconciliation tries again");
             None
         });
-        info!(pins = %settings.pin_dir.display(), sockmap = ?settings.sockmap, "the kernel side is attached");
+        info!(pins = %settings.pin_dir.display(), sockmap = ?settings.sockmap, is_guarded, "the kernel side is attached");
         Ok(Datapath {
             pins,
             pending: Mutex::new(pending),
@@ -119,6 +126,8 @@ impl Datapath {
             originals: maps.originals,
             counters: maps.counters,
             events: Mutex::new(Some(maps.events)),
+            join,
+            is_guarded,
         })
     }
 
@@ -247,6 +256,29 @@ impl Datapath {
             })
     }
 
+    /// Whether the proxy says which connections join the sockmap, by [`Datapath::join`].
+    pub fn joins_late(&self) -> bool {
+        self.join.is_some()
+    }
+
+    /// Whether every call that may wait is kept out of the sockmap, so that no application can tell of it.
+    pub fn is_guarded(&self) -> bool {
+        self.is_guarded
+    }
+
+    /// Lets a connection between an application and the proxy join the sockmap, if its socket is one of an event loop. True if it did.
+    ///
+    /// The calling thread must be in the connection's network namespace. Never true unless [`Datapath::joins_late`].
+    ///
+    /// # Errors
+    /// When the kernel refuses to run the program that does it.
+    pub fn join(&self, connection: &LocalConnection) -> Result<bool, JoinError> {
+        match &self.join {
+            Some(program) => sockmap::join(program.as_fd(), connection),
+            None => Ok(false),
+        }
+    }
+
     /// How often each program left for each reason, since the maps were made. Pairs that never happened are left out.
     pub fn counters(&self) -> Vec<Counter> {
         let mut counters = Vec::new();
@@ -340,16 +372,6 @@ impl Hooks {
         }
         Ok(())
     }
-}
-
-/// The redirecting program hangs on the applications' sockets, and on the proxy's only where bytes may go the other way too.
-fn set_map_programs(programs: &Programs, maps: &Maps) -> Result<(), OpenDatapathError> {
-    let Some(redirect) = &programs.redirect else {
-        return Ok(());
-    };
-    let is_full = programs.sockmap == SOCKMAP_FULL;
-    set_map_program(&maps.applications, Some(redirect), redirect)?;
-    set_map_program(&maps.proxies, is_full.then_some(redirect), redirect)
 }
 
 /// Whether redirected bytes count against the reader's receive buffer, without which a reader that does not read would let the

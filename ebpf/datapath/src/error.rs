@@ -48,6 +48,9 @@ pub enum OpenDatapathError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The evictions from the sockmap cannot be prepared.
+    #[error("the kernel refuses to prepare the evictions from the sockmap")]
+    Evictions,
     /// A map or program that this build needs is not in the object file.
     #[error("the object file has no {name}")]
     Missing {
@@ -214,6 +217,19 @@ pub enum DestroyConnectionsError {
     /// Nobody could be asked for the sockets of any pod.
     #[error("the sockets of the pods cannot be listed")]
     List(#[source] io::Error),
+}
+
+/// Why a connection could not join the sockmap.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot let the connection {application} -> {proxy} join the sockmap")]
+pub struct JoinError {
+    /// The application's end.
+    pub application: std::net::SocketAddr,
+    /// The proxy's end.
+    pub proxy: std::net::SocketAddr,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
 }
 
 /// Longest pod uid, in bytes.

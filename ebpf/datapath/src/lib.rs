@@ -48,19 +48,21 @@ mod reconcile;
 mod settings;
 mod slots;
 mod sockets;
+mod sockmap;
 mod sys;
 mod table;
 mod weights;
 
 pub use datapath::{Counter, Datapath};
 pub use error::{
-    AnnouncePeerError, CapturePodError, DestroyConnectionsError, OpenDatapathError, ReconcileError,
-    ReleasePodError, RemoveDatapathError, UID_LEN_MAX,
+    AnnouncePeerError, CapturePodError, DestroyConnectionsError, JoinError, OpenDatapathError,
+    ReconcileError, ReleasePodError, RemoveDatapathError, UID_LEN_MAX,
 };
 pub use events::{ConnectEvent, ConnectEvents, ConnectOutcome};
 pub use pod::{NetnsCookie, OriginalDestination, PodCapture, SocketCookie};
 pub use settings::{CapturePorts, DatapathSettings, SockmapMode};
 pub use sockets::DestroyReport;
+pub use sockmap::LocalConnection;
 pub use table::{
     Backend, Frontend, KernelTable, Path, ReconcileReport, TableChanges, WorkloadRoute,
 };

@@ -2,11 +2,11 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     maps::{Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
     programs::{Program, ProgramError},
 };
@@ -34,10 +34,27 @@ pub(crate) struct Hook {
 pub(crate) struct Programs {
     /// Programs for the captured cgroup.
     pub(crate) cgroup_hooks: Vec<Hook>,
-    /// The redirecting program, unless the sockmap is off.
-    pub(crate) redirect: Option<Hook>,
+    /// What the sockmap needs, unless it is off.
+    pub(crate) sockmap: Option<SockmapPrograms>,
+}
+
+/// The programs of the sockmap.
+pub(crate) struct SockmapPrograms {
+    /// The redirecting program.
+    pub(crate) redirect: Hook,
+    /// The programs that take a socket out before a call on it can wait; or why the kernel refuses them.
+    pub(crate) guards: Result<Guards, OpenDatapathError>,
+    /// Lets a connection join.
+    pub(crate) join: OwnedFd,
     /// The mode that they were loaded for, a number of the kernel side.
-    pub(crate) sockmap: u32,
+    pub(crate) mode: u32,
+}
+
+/// The programs that keep calls from waiting inside the sockmap.
+pub(crate) struct Guards {
+    pub(crate) hooks: Vec<Hook>,
+    /// Prepares the evictions; to be run once.
+    pub(crate) arm: OwnedFd,
 }
 
 /// The maps that user space works with.
@@ -67,7 +84,9 @@ pub(crate) fn load(
     settings: &Settings,
 ) -> Result<(Programs, Maps), OpenDatapathError> {
     let settings = Raw(*settings);
+    let kernel_types = Btf::from_sys_fs().ok();
     let mut loader = EbpfLoader::new();
+    loader.btf(kernel_types.as_ref());
     loader.override_global("SETTINGS", &settings, true);
     for map in MAPS {
         loader.map_pin_path(map.name, pins.map(map));
@@ -79,15 +98,68 @@ pub(crate) fn load(
         .iter()
         .map(|(name, attach_type)| load_program(&mut object, name, *attach_type))
         .collect::<Result<_, _>>()?;
-    let redirect = (settings.0.sockmap != tulle_abi::SOCKMAP_OFF)
-        .then(|| load_program(&mut object, REDIRECT, AttachType::SkMsgVerdict))
-        .transpose()?;
+    let sockmap = match kernel_types {
+        Some(types) if settings.0.sockmap != tulle_abi::SOCKMAP_OFF => {
+            Some(load_sockmap(&mut object, &types, settings.0.sockmap)?)
+        }
+        _ => None,
+    };
     let programs = Programs {
         cgroup_hooks,
-        redirect,
-        sockmap: settings.0.sockmap,
+        sockmap,
     };
     Ok((programs, Maps::take(&mut object)?))
+}
+
+fn load_sockmap(
+    object: &mut Ebpf,
+    types: &Btf,
+    mode: u32,
+) -> Result<SockmapPrograms, OpenDatapathError> {
+    Ok(SockmapPrograms {
+        redirect: load_program(object, REDIRECT, AttachType::SkMsgVerdict)?,
+        guards: load_guards(object, types),
+        join: load_runnable(object, JOIN)?,
+        mode,
+    })
+}
+
+fn load_guards(object: &mut Ebpf, types: &Btf) -> Result<Guards, OpenDatapathError> {
+    let hooks = GUARDS
+        .iter()
+        .map(|(name, function)| load_guard(object, types, name, function))
+        .collect::<Result<_, _>>()?;
+    let arm = load_runnable(object, ARM)?;
+    Ok(Guards { hooks, arm })
+}
+
+fn load_guard(
+    object: &mut Ebpf,
+    types: &Btf,
+    name: &'static str,
+    function: &str,
+) -> Result<Hook, OpenDatapathError> {
+    let refuse = refuse(name);
+    let Some(Program::FEntry(program)) = object.program_mut(name) else {
+        return Err(OpenDatapathError::Missing { name });
+    };
+    retry(|| program.load(function, types)).map_err(&refuse)?;
+    let program = own(program.fd().map_err(&refuse)?.as_fd(), name)?;
+    Ok(Hook {
+        name,
+        attach_type: AttachType::TraceFentry,
+        program,
+    })
+}
+
+/// A program that hangs nowhere: user space runs it.
+fn load_runnable(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, OpenDatapathError> {
+    let refuse = refuse(name);
+    let Some(Program::SchedClassifier(program)) = object.program_mut(name) else {
+        return Err(OpenDatapathError::Missing { name });
+    };
+    retry(|| program.load()).map_err(&refuse)?;
+    own(program.fd().map_err(&refuse)?.as_fd(), name)
 }
 
 impl Maps {
@@ -146,22 +218,11 @@ fn load_program(
     let program = object
         .program_mut(name)
         .ok_or(OpenDatapathError::Missing { name })?;
-    let refuse = |source: ProgramError| OpenDatapathError::Program {
-        program: name,
-        source: Box::new(source),
-    };
+    let refuse = refuse(name);
     load_patiently(program)
         .ok_or(OpenDatapathError::Missing { name })?
-        .map_err(refuse)?;
-    let program = program
-        .fd()
-        .map_err(refuse)?
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|source| OpenDatapathError::Program {
-            program: name,
-            source: Box::new(source),
-        })?;
+        .map_err(&refuse)?;
+    let program = own(program.fd().map_err(&refuse)?.as_fd(), name)?;
     Ok(Hook {
         name,
         attach_type,
@@ -170,29 +231,46 @@ fn load_program(
 }
 
 /// Loads a program of a kind that the object file has; `None` for any other.
-///
-/// A signal that arrives while the verifier works makes it give up with `EAGAIN`, which says nothing about the program.
 fn load_patiently(program: &mut Program) -> Option<Result<(), ProgramError>> {
-    let mut tries = 0;
-    loop {
-        let result = match program {
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::SockOps(program) => program.load(),
-            Program::SkMsg(program) => program.load(),
-            Program::SkLookup(program) => program.load(),
-            _ => return None,
-        };
-        tries += 1;
-        match result {
+    Some(match program {
+        Program::CgroupSockAddr(program) => retry(|| program.load()),
+        Program::SockOps(program) => retry(|| program.load()),
+        Program::SkMsg(program) => retry(|| program.load()),
+        Program::SkLookup(program) => retry(|| program.load()),
+        _ => return None,
+    })
+}
+
+/// A signal that arrives while the verifier works makes it give up with `EAGAIN`, which says nothing about the program.
+fn retry(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_TRIES_MAX {
+        match load() {
             Err(ProgramError::LoadError { io_error, .. })
-                if io_error.kind() == io::ErrorKind::WouldBlock && tries < LOAD_TRIES_MAX => {}
-            done => return Some(done),
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
         }
     }
+    load()
 }
 
 /// How often the verifier may be interrupted.
 const LOAD_TRIES_MAX: u32 = 8;
+
+fn refuse(name: &'static str) -> impl Fn(ProgramError) -> OpenDatapathError {
+    move |source| OpenDatapathError::Program {
+        program: name,
+        source: Box::new(source),
+    }
+}
+
+fn own(program: BorrowedFd<'_>, name: &'static str) -> Result<OwnedFd, OpenDatapathError> {
+    program
+        .try_clone_to_owned()
+        .map_err(|source| OpenDatapathError::Program {
+            program: name,
+            source: Box::new(source),
+        })
+}
 
 /// Functions of the object file that hang on cgroups.
 const CGROUP_HOOKS: &[(&str, AttachType)] = &[
@@ -210,5 +288,14 @@ const CGROUP_HOOKS: &[(&str, AttachType)] = &[
 pub(crate) const TRACK: &str = "track";
 /// The function of the sockmap's hook.
 const REDIRECT: &str = "redirect";
+/// Functions of the object file that hang on functions of the kernel, and on which.
+const GUARDS: &[(&str, &str)] = &[
+    ("guard_receive", "tcp_bpf_recvmsg"),
+    ("guard_receive_2", "tcp_bpf_recvmsg"),
+    ("guard_send", "tcp_bpf_sendmsg"),
+    ("guard_send_2", "tcp_bpf_sendmsg"),
+];
+const ARM: &str = "arm";
+const JOIN: &str = "join";
 /// The function that hangs on each pod's namespace.
 const STEER: &str = "steer";

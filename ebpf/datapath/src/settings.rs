@@ -22,13 +22,19 @@ pub struct DatapathSettings {
 /// Which bytes are handed from socket to socket without the TCP stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SockmapMode {
-    /// None: the only mode in which no application can tell.
-    #[default]
+    /// None.
     Off,
-    /// What an application sends to the node proxy. No byte reaches an application this way; but being in the map is enough
-    /// for a *blocking* reader to see `EAGAIN`, if its socket was non-blocking when it connected (see the crate's page).
+    /// As `ToProxy` where the kernel lets us keep every waiting call out of the sockmap, so that no application can tell; else `Off`.
+    #[default]
+    Auto,
+    /// What an application sends to the node proxy, on connections for which the proxy asked ([`Datapath::join`]), having seen them move
+    /// bytes. No byte reaches an application this way. Where the kernel refuses the guards, a program that switches a socket
+    /// to blocking after it joined may see `EAGAIN` from a blocking read (see the crate's page).
+    ///
+    /// [`Datapath::join`]: crate::Datapath::join
     ToProxy,
-    /// Both directions between application and proxy, and between applications of one node.
+    /// Both directions between application and proxy, and between applications of one node: for programs that are known to read
+    /// with `read` and `recv` in an event loop (see the crate's page).
     Full,
 }
 
@@ -37,7 +43,7 @@ impl SockmapMode {
     pub(crate) fn number(self) -> u32 {
         match self {
             SockmapMode::Off => tulle_abi::SOCKMAP_OFF,
-            SockmapMode::ToProxy => tulle_abi::SOCKMAP_TO_PROXY,
+            SockmapMode::Auto | SockmapMode::ToProxy => tulle_abi::SOCKMAP_TO_PROXY,
             SockmapMode::Full => tulle_abi::SOCKMAP_FULL,
         }
     }

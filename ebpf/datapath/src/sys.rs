@@ -40,9 +40,40 @@ pub(crate) enum AttachType {
     Sendmsg6 = 15,
     Recvmsg4 = 19,
     Recvmsg6 = 20,
+    TraceFentry = 24,
     Getpeername4 = 29,
     Getpeername6 = 30,
     SkLookup = 36,
+}
+
+/// Attaches a tracing program to the function of the kernel that it was loaded for.
+pub(crate) fn create_tracing_link(
+    program: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        program: program.as_raw_fd(),
+        target: 0,
+        attach_type: attach_type as u32,
+        flags: 0,
+    };
+    new_fd(Command::LinkCreate, &mut attr)
+}
+
+/// Runs a program once on the packet `input`, in this thread. Returns what it answered.
+pub(crate) fn run_program(program: BorrowedFd<'_>, input: &[u8]) -> io::Result<u32> {
+    let mut attr = TestRun {
+        program: program.as_raw_fd(),
+        answer: 0,
+        input_len: u32::try_from(input.len()).map_err(io::Error::other)?,
+        output_len: 0,
+        input: input.as_ptr() as u64,
+        output: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    call(Command::ProgramTestRun, &mut attr)?;
+    Ok(attr.answer)
 }
 
 /// Attaches a program by a link.
@@ -149,6 +180,7 @@ enum Command {
     ObjectGet = 7,
     ProgramAttach = 8,
     ProgramDetach = 9,
+    ProgramTestRun = 10,
     ObjectInfo = 15,
     LinkCreate = 28,
     LinkUpdate = 29,
@@ -190,6 +222,20 @@ struct ProgramAttach {
 }
 // SAFETY: the layout is that of the block of `BPF_PROG_ATTACH`; the descriptors are borrowed for the call.
 unsafe impl Attr for ProgramAttach {}
+
+#[repr(C)]
+struct TestRun {
+    program: RawFd,
+    answer: u32,
+    input_len: u32,
+    output_len: u32,
+    input: u64,
+    output: u64,
+    repeat: u32,
+    duration: u32,
+}
+// SAFETY: the layout is that of `test`; the input is a slice that is borrowed for the call, and there is no output.
+unsafe impl Attr for TestRun {}
 
 #[repr(C)]
 struct Object {

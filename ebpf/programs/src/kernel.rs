@@ -29,11 +29,7 @@ pub(crate) fn tcp_sock(sk: *mut bpf_sock) -> Option<Pointer> {
 /// Whether the socket's file is non-blocking at this moment. A socket without a file counts as blocking.
 #[inline(always)]
 pub(crate) fn is_nonblocking(sock: Pointer) -> bool {
-    let Some(socket) = read::<u64>(sock, settings::offset_socket()).filter(|socket| *socket != 0)
-    else {
-        return false;
-    };
-    let Some(file) = read::<u64>(socket, settings::offset_file()).filter(|file| *file != 0) else {
+    let Some(file) = file(sock) else {
         return false;
     };
     match read::<u32>(file, settings::offset_file_flags()) {
@@ -49,6 +45,38 @@ pub(crate) fn error(sock: Pointer) -> Option<u32> {
         0 => None,
         offset => read(sock, offset),
     }
+}
+
+/// Whether an epoll watches the socket's file at this moment.
+#[inline(always)]
+pub(crate) fn is_watched(sock: Pointer) -> bool {
+    match file(sock) {
+        Some(file) => is_set(file, settings::offset_file_epolls()),
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn file(sock: Pointer) -> Option<Pointer> {
+    let socket = read::<u64>(sock, settings::offset_socket()).filter(|socket| *socket != 0)?;
+    read::<u64>(socket, settings::offset_file()).filter(|file| *file != 0)
+}
+
+/// Whether the socket is in a sockmap, or not yet fully out of it. True when in doubt.
+#[inline(always)]
+pub(crate) fn is_in_sockmap(sock: Pointer) -> bool {
+    read::<u64>(sock, settings::offset_user_data()) != Some(0)
+}
+
+/// The flags of the call that a `msghdr` came with.
+#[inline(always)]
+pub(crate) fn message_flags(message: Pointer) -> Option<u32> {
+    read(message, settings::offset_message_flags())
+}
+
+#[inline(always)]
+fn is_set(object: Pointer, offset: u32) -> bool {
+    read::<u64>(object, offset).is_some_and(|word| word != 0)
 }
 
 /// The local port of a socket.

@@ -2,17 +2,17 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC},
-    btf_maps::{HashMap, LruHashMap, RingBuf, SockHash},
+    btf_maps::{Array, HashMap, LruHashMap, RingBuf, SockHash},
     helpers::bpf_map_delete_elem,
     macros::btf_map,
 };
 use tulle_abi::{
     AFFINITIES_MAX, Address, AffinityKey, AffinityValue, BACKENDS_MAX, BackendKey, BackendValue,
-    ConnectEvent, EVENTS_LEN, Endpoint, MAGLEV_CHUNKS, MAGLEV_SERVICES_MAX, MEMBERS_MAX,
-    MaglevChunk, MaglevKey, MemberKey, ORIGINALS_MAX, OriginalKey, OriginalValue, PEERS_MAX,
-    POD_ADDRESSES_MAX, PODS_MAX, PodAddressKey, PodValue, SERVICES_MAX, SOCKETS_MAX, ServiceKey,
-    ServiceValue, SocketNote, SocketPointer, TupleKey, UDP_FLOWS_MAX, UdpFlowKey, UdpFlowValue,
-    WORKLOADS_MAX,
+    ConnectEvent, EVENTS_LEN, EVICTIONS_MAX, Endpoint, EvictionSlot, MAGLEV_CHUNKS,
+    MAGLEV_SERVICES_MAX, MEMBERS_MAX, MaglevChunk, MaglevKey, MemberKey, Membership, ORIGINALS_MAX,
+    OriginalKey, OriginalValue, PEERS_MAX, POD_ADDRESSES_MAX, PODS_MAX, PodAddressKey, PodValue,
+    SERVICES_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey,
+    UDP_FLOWS_MAX, UdpFlowKey, UdpFlowValue, WORKLOADS_MAX,
 };
 
 pub(crate) use self::shared::{COUNTERS, DIRECTS};
@@ -73,6 +73,12 @@ pub(crate) static NOTES: SocketStorage<SocketNote, ON_DEMAND> = SocketStorage::n
 /// Where the listener of an accepted socket lies in memory: the kernel copies a listener's value to its children.
 #[btf_map]
 pub(crate) static PARENTS: SocketStorage<u64, INHERITED> = SocketStorage::new();
+/// Whether and by which name the socket of an application is in the sockmap: readable where no name can be computed.
+#[btf_map]
+pub(crate) static JOINED: SocketStorage<Membership, ON_DEMAND> = SocketStorage::new();
+/// One slot for each program that evicts, on each processor.
+#[btf_map]
+pub(crate) static EVICTIONS: Array<EvictionSlot, EVICTIONS_MAX> = Array::new();
 /// Sockets of applications that may skip the TCP stack.
 #[btf_map]
 pub(crate) static APPLICATIONS: SockHash<TupleKey, SOCKETS_MAX> = SockHash::new();

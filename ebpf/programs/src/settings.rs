@@ -25,6 +25,8 @@ static SETTINGS: Settings = Settings {
         user_data: 0,
         file: 0,
         file_flags: 0,
+        file_epolls: 0,
+        message_flags: 0,
         ulp: 0,
         ingress: 0,
         snd_una: 0,
@@ -66,6 +68,8 @@ readers! {
     offset_user_data: u32 = offsets.user_data;
     offset_file: u32 = offsets.file;
     offset_file_flags: u32 = offsets.file_flags;
+    offset_file_epolls: u32 = offsets.file_epolls;
+    offset_message_flags: u32 = offsets.message_flags;
     offset_ulp: u32 = offsets.ulp;
     offset_ingress: u32 = offsets.ingress;
     offset_snd_una: u32 = offsets.snd_una;

@@ -8,16 +8,17 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use tulle_abi::{
-    Address, Endpoint, FAMILY_V4, NOTE_ACCEPTED, NOTE_ANNOUNCING, NOTE_DIRECT, NOTE_PROXIED,
-    NOTE_TRANSLATED, OriginalKey, OriginalValue, Program, Reason, SIDE_APPLICATION, SIDE_PROXY,
-    SOCKMAP_FULL, SOCKMAP_OFF, SocketNote, SocketPointer, TupleKey,
+    Address, Endpoint, FAMILY_V4, MEMBER_JOINED, Membership, NOTE_ACCEPTED, NOTE_ANNOUNCING,
+    NOTE_DIRECT, NOTE_PROXIED, NOTE_TRANSLATED, OriginalKey, OriginalValue, Program, Reason,
+    SIDE_APPLICATION, SIDE_PROXY, SOCKMAP_FULL, SOCKMAP_OFF, SocketNote, SocketPointer, TupleKey,
 };
 
 use crate::{
     count::count,
     failure, kernel,
     maps::{
-        ANNOUNCED, APPLICATIONS, DIRECTS, NOTES, ORIGINALS, PARENTS, PEERS, PROXIES, SOCKETS, evict,
+        ANNOUNCED, APPLICATIONS, DIRECTS, JOINED, NOTES, ORIGINALS, PARENTS, PEERS, PROXIES,
+        SOCKETS, evict,
     },
     settings,
     words::words,
@@ -48,7 +49,7 @@ fn remember_listener(ctx: &SockOpsContext) {
     let is_proxys = port == settings::outbound_port()
         || port == settings::inbound_port()
         || port == settings::tunnel_port();
-    if settings::sockmap() == SOCKMAP_OFF || is_proxys {
+    if !joins_early() || is_proxys {
         return;
     }
     if let Some(listener) = kernel::tcp_sock(sk(ctx)) {
@@ -126,7 +127,7 @@ fn record_peer(ctx: &SockOpsContext, peer: &Endpoint) {
 #[inline(always)]
 fn established_active(ctx: &SockOpsContext) {
     failure::established(ctx);
-    if settings::sockmap() == SOCKMAP_OFF {
+    if !joins_early() {
         return;
     }
     let Some(note) = NOTES.of(sk(ctx)) else {
@@ -137,10 +138,7 @@ fn established_active(ctx: &SockOpsContext) {
         return;
     };
     match kind {
-        NOTE_PROXIED => join_application(ctx, sock, kernel::is_nonblocking(sock)),
-        NOTE_DIRECT if settings::sockmap() == SOCKMAP_FULL => {
-            join_application(ctx, sock, kernel::is_nonblocking(sock));
-        }
+        NOTE_PROXIED | NOTE_DIRECT => join_application(ctx, sock, kernel::is_nonblocking(sock)),
         NOTE_ANNOUNCING => join_proxy(ctx, sock),
         _ => {}
     }
@@ -152,7 +150,7 @@ fn established_passive(ctx: &SockOpsContext) {
     if local.port == settings::outbound_port() && local.address.is_loopback() {
         // The proxy's end: when it closes, the record of the destination has served.
         watch(ctx, WATCH_STATE);
-        if settings::sockmap() != SOCKMAP_OFF
+        if joins_early()
             && let Some(sock) = kernel::tcp_sock(sk(ctx))
         {
             join_proxy(ctx, sock);
@@ -176,12 +174,14 @@ fn established_passive(ctx: &SockOpsContext) {
         }
         None => false,
     };
-    if settings::sockmap() == SOCKMAP_OFF {
+    if is_announced && settings::sockmap() != SOCKMAP_OFF {
+        // It may join later; its end must be seen.
+        watch(ctx, WATCH_STATE);
+    }
+    if !joins_early() {
         return;
     }
-    let is_direct = !is_announced
-        && settings::sockmap() == SOCKMAP_FULL
-        && unsafe { DIRECTS.get(direct_key(local, remote)) }.is_some();
+    let is_direct = !is_announced && unsafe { DIRECTS.get(direct_key(local, remote)) }.is_some();
     if !is_announced && !is_direct {
         return;
     }
@@ -209,7 +209,13 @@ fn join_application(ctx: &SockOpsContext, sock: kernel::Pointer, is_nonblocking:
         side: SIDE_APPLICATION,
         messages: 0,
     };
-    let is_joined = SOCKETS.insert(key, pointer, 0).is_ok()
+    let member = Membership {
+        key,
+        state: MEMBER_JOINED,
+        reserved: 0,
+    };
+    let is_joined = JOINED.set(sk(ctx), member)
+        && SOCKETS.insert(key, pointer, 0).is_ok()
         && APPLICATIONS
             .update(key, unsafe { &mut *ctx.ops }, 0)
             .is_ok();
@@ -259,7 +265,14 @@ fn state_changed(ctx: &SockOpsContext) {
 fn forget(ctx: &SockOpsContext, old: u32) {
     let (local, remote) = (local(ctx), remote(ctx));
     if settings::sockmap() != SOCKMAP_OFF {
-        let _ = SOCKETS.remove(key_of(ctx, local, remote));
+        let key = key_of(ctx, local, remote);
+        let _ = SOCKETS.remove(key);
+        // A socket that is disconnected but not closed may be connected anew, and is then another connection's.
+        if JOINED.of(sk(ctx)).is_some()
+            && kernel::tcp_sock(sk(ctx)).is_some_and(kernel::has_empty_ingress)
+        {
+            evict(&APPLICATIONS, &key);
+        }
     }
     match NOTES.of(sk(ctx)).map(|note| note.kind) {
         // A connection that came to be may still wait for the proxy's accept, so its record stays until the proxy's end closes.
@@ -306,6 +319,12 @@ fn evict_if_blocking(ctx: &SockOpsContext) {
         let _ = SOCKETS.remove(key);
         count(Program::Sockops, Reason::SocketEvicted);
     }
+}
+
+/// Whether sockets join as soon as they are established; else the node proxy says when.
+#[inline(always)]
+fn joins_early() -> bool {
+    settings::sockmap() == SOCKMAP_FULL
 }
 
 #[inline(always)]

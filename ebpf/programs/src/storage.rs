@@ -41,6 +41,16 @@ impl<T: Copy, const FLAGS: usize> SocketStorage<T, FLAGS> {
         unsafe { held.cast::<T>().as_ref() }
     }
 
+    /// The socket's value, to be changed.
+    #[inline(always)]
+    pub(crate) fn of_mut(&self, sk: *mut bpf_sock) -> Option<&mut T> {
+        if sk.is_null() {
+            return None;
+        }
+        let held = unsafe { bpf_sk_storage_get(self.map(), sk.cast(), core::ptr::null_mut(), 0) };
+        unsafe { held.cast::<T>().as_mut() }
+    }
+
     /// Gives the socket a value, instead of the one it may have. False when the kernel has no memory for it.
     #[inline(always)]
     pub(crate) fn set(&self, sk: *mut bpf_sock, mut value: T) -> bool {

@@ -8,8 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tulle_model::{
-    ClusterName, NamespacedName, PortMapping, Protocol, Service, TrustDomain, Workload,
-    WorkloadUid,
+    ClusterName, NamespacedName, PortMapping, Protocol, Service, TrustDomain, Workload, WorkloadUid,
 };
 
 /// The sizes of a simulated mesh.

@@ -149,8 +149,8 @@ fn no_crate_uses_another_against_the_arrows() -> Result<()> {
 fn a_vendor_crate_is_used_by_its_owner_only() -> Result<()> {
     let metadata = metadata()?;
     let mut faults = Vec::new();
-    let judged = members(&metadata)
-        .filter(|package| !PLAYS_FOREIGN_PEERS.contains(&package.name.as_str()));
+    let judged =
+        members(&metadata).filter(|package| !PLAYS_FOREIGN_PEERS.contains(&package.name.as_str()));
     for package in judged {
         for dependency in &package.dependencies {
             let owners = OWNERS

@@ -14,7 +14,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use rustix::event::{PollFd, PollFlags, poll};
-use tulle_datapath::{Datapath, KernelTable, Path, SockmapMode, WorkloadRoute};
+use tulle_datapath::{Datapath, KernelTable, LocalConnection, Path, SockmapMode, WorkloadRoute};
 use tulle_model::Protocol;
 
 use crate::{
@@ -204,6 +204,14 @@ impl Stage {
         proxy.set_nonblocking(true).unwrap();
         proxy.set_nodelay(true).unwrap();
         application.inner.set_nodelay(true).unwrap();
+        let connection = LocalConnection {
+            netns: self.client.cookie,
+            proxy: proxy.local_addr().unwrap(),
+            application: proxy.peer_addr().unwrap(),
+        };
+        // Its own epoll still watches it.
+        self.client
+            .as_proxy(|| self.datapath.join(&connection).unwrap());
         (application.inner, proxy)
     }
 }

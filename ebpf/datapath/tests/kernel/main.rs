@@ -28,3 +28,5 @@ mod support;
 mod table;
 #[cfg(test)]
 mod traffic;
+#[cfg(test)]
+mod waits;

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::support::{PATIENCE, Pod};
@@ -23,7 +24,7 @@ pub(crate) enum Style {
     Blocking,
     /// Non-blocking until the connection stands (connect with a time limit; a listener in an event loop), blocking afterwards.
     Switching,
-    /// Non-blocking, with `poll`.
+    /// Non-blocking, with an epoll of its own.
     Polling,
 }
 
@@ -31,6 +32,8 @@ pub(crate) enum Style {
 pub(crate) struct Stream {
     pub(crate) inner: TcpStream,
     style: Style,
+    /// Watches the socket, if that is how it waits.
+    epoll: Option<OwnedFd>,
 }
 
 impl Stream {
@@ -70,24 +73,52 @@ impl Stream {
     }
 
     fn new(inner: TcpStream, style: Style) -> io::Result<Self> {
-        if style == Style::Polling {
-            inner.set_nonblocking(true)?;
-        } else {
+        if style != Style::Polling {
             inner.set_read_timeout(Some(PATIENCE))?;
             inner.set_write_timeout(Some(PATIENCE))?;
+            return Ok(Stream {
+                inner,
+                style,
+                epoll: None,
+            });
         }
-        Ok(Stream { inner, style })
+        inner.set_nonblocking(true)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &inner, NO_DATA, epoll::EventFlags::IN)?;
+        Ok(Stream {
+            inner,
+            style,
+            epoll: Some(epoll),
+        })
+    }
+
+    fn wait(&self, events: epoll::EventFlags) -> io::Result<()> {
+        let Some(epoll) = &self.epoll else {
+            return Ok(());
+        };
+        epoll::modify(epoll, &self.inner, NO_DATA, events)?;
+        let mut happened = Vec::with_capacity(1);
+        let limit = Timespec::try_from(PATIENCE).unwrap();
+        epoll::wait(
+            epoll,
+            rustix::buffer::spare_capacity(&mut happened),
+            Some(&limit),
+        )?;
+        if happened.is_empty() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        Ok(())
     }
 
     fn retry<T>(
         &mut self,
-        events: PollFlags,
+        events: epoll::EventFlags,
         mut operation: impl FnMut(&mut TcpStream) -> io::Result<T>,
     ) -> io::Result<T> {
         loop {
             match operation(&mut self.inner) {
                 Err(err) if err.kind() == ErrorKind::WouldBlock && self.style == Style::Polling => {
-                    wait(&self.inner, events)?;
+                    self.wait(events)?;
                 }
                 done => return done,
             }
@@ -97,13 +128,13 @@ impl Stream {
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.retry(PollFlags::IN, |stream| stream.read(buffer))
+        self.retry(epoll::EventFlags::IN, |stream| stream.read(buffer))
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.retry(PollFlags::OUT, |stream| stream.write(bytes))
+        self.retry(epoll::EventFlags::OUT, |stream| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -285,6 +316,8 @@ impl Random {
     }
 }
 
+/// There is one socket in each epoll.
+const NO_DATA: epoll::EventData = epoll::EventData::new_u64(0);
 /// Longest body.
 const BODY_LEN_MAX: usize = 600_000;
 const HEAD_LEN: usize = 9;
