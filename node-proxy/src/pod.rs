@@ -14,7 +14,7 @@ use std::{
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
-use tulle_datapath::{CapturePodError, PodCapture};
+use tulle_datapath::{CapturePodError, LocalConnection, PodCapture};
 use tulle_identity::{GetSvidError, Svid};
 use tulle_model::{Directory, SpiffeId, Workload};
 
@@ -26,7 +26,7 @@ use crate::{
     outbound,
     plane::{ByteFlow, Direction, Plane, Tasks},
     pods::PodDescriptor,
-    pump::PumpContext,
+    pump::{Joiner, PumpContext},
     tunnel::{self, Dialer, OpenTunnelError, TunnelPool},
 };
 use listeners::Listeners;
@@ -128,6 +128,23 @@ pub enum StartPodError {
     Capture(#[from] CapturePodError),
 }
 
+/// What lets a connection of the pod join the sockmap, where connections join late.
+fn joiner(plane: &Arc<Plane>, namespace: &Arc<NamespaceHandle>) -> Option<Joiner> {
+    let (kernel, namespace) = (Arc::clone(&plane.kernel), Arc::clone(namespace));
+    plane.kernel.joins_late().then(|| {
+        Joiner::new(move |ends| {
+            let connection = LocalConnection {
+                netns: namespace.cookie(),
+                proxy: ends.proxy,
+                application: ends.application,
+            };
+            // Whoever cannot join goes on by TCP.
+            let joined = namespace.run_in(|| kernel.join(&connection));
+            joined.is_ok_and(|joined| joined.unwrap_or(false))
+        })
+    })
+}
+
 /// What the connections of one pod share.
 pub(crate) struct Pod {
     pub(crate) plane: Arc<Plane>,
@@ -170,7 +187,9 @@ impl Pod {
             })
         };
         let pool = TunnelPool::new(dial, plane.settings.clone(), tasks.clone());
+        let joiner = joiner(&plane, &namespace);
         let context = |direction| PumpContext {
+            joiner: joiner.clone(),
             buffers: Arc::clone(&plane.shared.buffers),
             sent: plane.metrics.byte_counter(direction, ByteFlow::Sent),
             received: plane.metrics.byte_counter(direction, ByteFlow::Received),

@@ -8,6 +8,7 @@
 
 mod buffer;
 mod download;
+mod join;
 mod relay;
 mod socket;
 mod upload;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Sleep;
 
 pub use buffer::{BufferClass, BufferPool, PooledBuffer};
+pub use join::{JoinEnds, Joiner};
 pub use relay::relay;
 pub use socket::AppSocket;
 
@@ -42,6 +44,8 @@ pub struct PumpContext {
     pub received: Counter,
     /// How long the last bytes before a reset may take to leave.
     pub reset_flush_timeout: Duration,
+    /// Asks for the join of a connection that lives; `None` where connections are not joined late.
+    pub joiner: Option<Joiner>,
 }
 
 /// How a pumped connection ended.

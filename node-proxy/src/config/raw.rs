@@ -54,8 +54,8 @@ pub struct RawConfig {
     /// Plaintext from outside the mesh: permissive or strict
     #[arg(long, value_name = "MODE", default_value = "permissive")]
     pub inbound: String,
-    /// Which sockets are joined in the kernel: off, to-proxy or full
-    #[arg(long, value_name = "MODE", default_value = "off")]
+    /// Which sockets are joined in the kernel: auto (where no program can tell), off, to-proxy or full
+    #[arg(long, value_name = "MODE", default_value = "auto")]
     pub sockmap: String,
     /// Where the admin server listens; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
@@ -264,11 +264,12 @@ fn inbound_mode(text: &str) -> Result<InboundMode, String> {
 
 fn sockmap_mode(text: &str) -> Result<SockmapMode, String> {
     match text {
+        "auto" => Ok(SockmapMode::Auto),
         "off" => Ok(SockmapMode::Off),
         "to-proxy" => Ok(SockmapMode::ToProxy),
         "full" => Ok(SockmapMode::Full),
         _ => Err(format!(
-            "{text:?} is not a mode: expected off, to-proxy or full"
+            "{text:?} is not a mode: expected auto, off, to-proxy or full"
         )),
     }
 }

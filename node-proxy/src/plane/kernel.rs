@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use tulle_datapath::{
-    AnnouncePeerError, CapturePodError, Counter, Datapath, NetnsCookie, OriginalDestination,
-    PodCapture, ReleasePodError, SocketCookie,
+    AnnouncePeerError, CapturePodError, Counter, Datapath, JoinError, LocalConnection, NetnsCookie,
+    OriginalDestination, PodCapture, ReleasePodError, SocketCookie,
 };
 
 /// What the data plane asks of the kernel's side.
@@ -47,6 +47,19 @@ pub trait Kernel: Send + Sync {
     /// Something of the pod is left behind.
     fn release_pod(&self, uid: &str) -> Result<(), ReleasePodError>;
 
+    /// Whether connections join the sockmap when [`Kernel::join`] asks for it. A kernel side without a sockmap says no.
+    fn joins_late(&self) -> bool {
+        false
+    }
+
+    /// Lets a connection join the sockmap; says whether it did. The thread is in the connection's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's side refuses to try.
+    fn join(&self, _connection: &LocalConnection) -> Result<bool, JoinError> {
+        Ok(false)
+    }
+
     /// What the kernel's programs counted.
     fn counters(&self) -> Vec<Counter>;
 }
@@ -74,6 +87,14 @@ impl Kernel for Datapath {
 
     fn release_pod(&self, uid: &str) -> Result<(), ReleasePodError> {
         Datapath::release_pod(self, uid)
+    }
+
+    fn joins_late(&self) -> bool {
+        Datapath::joins_late(self)
+    }
+
+    fn join(&self, connection: &LocalConnection) -> Result<bool, JoinError> {
+        Datapath::join(self, connection)
     }
 
     fn counters(&self) -> Vec<Counter> {

@@ -11,8 +11,9 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Sleep;
 
 use super::{
-    AppSocket, PumpContext, PumpEnd,
+    AppSocket, Joiner, PumpContext, PumpEnd,
     buffer::{BufferClass, PooledBuffer},
+    join::JoinTurn,
     socket::FillEnd,
 };
 
@@ -79,6 +80,7 @@ impl RelayState {
             from: application,
             to: other,
             count: &context.sent,
+            joiner: context.joiner.as_ref(),
         };
         match self.up.poll(cx, &up, context, self.application_gone) {
             Poll::Pending | Poll::Ready(HalfEnd::Finished) => {}
@@ -89,6 +91,7 @@ impl RelayState {
             from: other,
             to: application,
             count: &context.received,
+            joiner: None,
         };
         match self.down.poll(cx, &down, context, self.other_gone) {
             Poll::Pending | Poll::Ready(HalfEnd::Finished) => {}
@@ -128,6 +131,7 @@ struct Half {
     /// Bytes that the sink has not taken yet; nothing more is read meanwhile.
     pending: Option<Pending>,
     end: Option<HalfEnd>,
+    join: JoinTurn,
     done: bool,
 }
 
@@ -148,6 +152,8 @@ struct Way<'a> {
     from: &'a AppSocket,
     to: &'a AppSocket,
     count: &'a Counter,
+    /// For the way that begins at the pod's own application.
+    joiner: Option<&'a Joiner>,
 }
 
 impl Half {
@@ -205,6 +211,7 @@ impl Half {
             }
             if len > 0 {
                 way.count.inc_by(len as u64);
+                self.join.count(way.from, way.joiner);
                 self.pending = Some(Pending {
                     buffer,
                     start: 0,

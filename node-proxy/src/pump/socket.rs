@@ -19,6 +19,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::JoinEnds;
 use crate::netns::sys;
 
 /// The proxy's socket to an application.
@@ -64,6 +65,14 @@ impl AppSocket {
             rustix::net::recv(&self.stream, &mut byte, flags),
             Ok((1.., _))
         )
+    }
+
+    /// Both ends of the connection, unless it is broken.
+    pub(super) fn ends(&self) -> Option<JoinEnds> {
+        Some(JoinEnds {
+            proxy: self.stream.local_addr().ok()?,
+            application: self.stream.peer_addr().ok()?,
+        })
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -28,6 +28,7 @@ fn context() -> PumpContext {
         sent: Counter::default(),
         received: Counter::default(),
         reset_flush_timeout: Duration::from_secs(5),
+        joiner: None,
     }
 }
 

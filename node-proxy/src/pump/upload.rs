@@ -2,13 +2,14 @@
 
 use std::task::{Context, Poll, ready};
 
-use super::{AppSocket, PumpContext, buffer::BufferClass, socket::FillEnd};
+use super::{AppSocket, PumpContext, buffer::BufferClass, join::JoinTurn, socket::FillEnd};
 use crate::tunnel::{Chunk, StreamEnd, TunnelSend};
 
 /// One direction of a pump. Holds no buffer between polls.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     class: BufferClass,
+    join: JoinTurn,
     done: bool,
 }
 
@@ -81,6 +82,7 @@ impl Upload {
             let finished = matches!(end, FillEnd::Finished) && !circumstances.socket_gone;
             if len > 0 || finished {
                 context.sent.inc_by(len as u64);
+                self.join.count(socket, context.joiner.as_ref());
                 if let Err(end) = send.send(Chunk::new(buffer, len), finished) {
                     return Poll::Ready(UploadEvent::TunnelEnded(end));
                 }

@@ -125,14 +125,20 @@ fn check(name: &str, mode: SockmapMode, path: Path, per_worker: u64) {
             assert!(faults.is_empty(), "{:#?}", &faults[..faults.len().min(20)]);
             let is_redirecting = match (path, mode) {
                 (Path::Direct, _) => client == Style::Polling && server == Style::Polling,
-                // The server's first bytes are its last ones here: too late to join.
-                (_, SockmapMode::ToProxy) => client == Style::Polling,
+                // These conversations are short: whether a message finds TCP idle after the join is a matter of luck.
+                (_, SockmapMode::ToProxy) => false,
                 _ => client == Style::Polling || server == Style::Polling,
             };
             if is_redirecting {
                 assert!(
                     count(&stage.datapath, "sk_msg", "redirected") > 0,
                     "nothing was redirected"
+                );
+            }
+            if mode == SockmapMode::ToProxy && client == Style::Polling {
+                assert!(
+                    count(&stage.datapath, "join", "socket_joined") > 0,
+                    "nobody joined"
                 );
             }
         }

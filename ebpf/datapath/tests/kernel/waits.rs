@@ -40,7 +40,7 @@ enum Flip {
 enum Wait {
     Read,
     /// `recv` of all bytes at once.
-    WaitAll,
+    AllAtOnce,
     /// With a time limit that is not reached.
     Limited,
     /// Another program that inherits the socket as its standard input.
@@ -76,7 +76,7 @@ impl Wait {
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
                 Wait::Read.answer(stage, socket)
             }
-            Wait::WaitAll => {
+            Wait::AllAtOnce => {
                 let mut answer = vec![0; ANSWER.len()];
                 let (len, _) = recv(socket.as_fd(), &mut answer, RecvFlags::WAITALL)?;
                 answer.truncate(len);
@@ -156,7 +156,7 @@ fn no_call_that_waits_fails_for_the_sockmap() {
         for flip in [Flip::Ioctl, Flip::Fcntl, Flip::Duplicate] {
             for wait in [
                 Wait::Read,
-                Wait::WaitAll,
+                Wait::AllAtOnce,
                 Wait::Limited,
                 Wait::Child,
                 Wait::HalfClosed,
