@@ -80,7 +80,7 @@ pub fn workload_key(uid: &WorkloadUid) -> String {
     let tail = uid
         .0
         .split_once('/')
-        .map_or(uid.0.as_str(), |(_cluster, tail)| tail);
+        .map_or(&*uid.0, |(_cluster, tail)| tail);
     match tail.strip_prefix(POD_KIND) {
         Some(name) => format!("{WORKLOADS}{name}"),
         // `<group>/<kind>/<namespace>/<name>…` becomes `<namespace>/<kind>/<name>…`.
@@ -150,7 +150,7 @@ pub fn read_deletion(cluster: &ClusterName, key: &str) -> Result<Option<Change>,
             Some(rest) => format!("{cluster}/{SLICE_KIND}{namespace}/{rest}"),
             None => format!("{cluster}/{POD_KIND}{name}"),
         };
-        return Ok(Some(Change::WorkloadGone(WorkloadUid(uid))));
+        return Ok(Some(Change::WorkloadGone(WorkloadUid(uid.into()))));
     }
     if let Some(name) = key.strip_prefix(SERVICES) {
         let (namespace, name) = name.split_once('/').ok_or_else(bad)?;

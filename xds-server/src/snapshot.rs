@@ -116,7 +116,12 @@ impl Snapshot {
                 let name = policy.key().to_string();
                 put(
                     &mut self.policies,
-                    encode(ResourceType::Authorization, name, &message, vec![]),
+                    encode(
+                        ResourceType::Authorization,
+                        Arc::from(name),
+                        &message,
+                        vec![],
+                    ),
                 );
             }
             Change::Bundle(bundle) => {
@@ -124,11 +129,11 @@ impl Snapshot {
                 let name = bundle.trust_domain.to_string();
                 put(
                     &mut self.bundles,
-                    encode(ResourceType::TrustBundle, name, &message, vec![]),
+                    encode(ResourceType::TrustBundle, Arc::from(name), &message, vec![]),
                 );
             }
             Change::WorkloadGone(uid) => {
-                self.addresses.remove(uid.0.as_str());
+                self.addresses.remove(&uid.0);
             }
             Change::ServiceGone(key) => {
                 self.addresses.remove(key.to_string().as_str());
@@ -149,17 +154,13 @@ impl Snapshot {
         if kind != ResourceType::Address {
             return resources.get(key).into_iter().cloned().collect();
         }
-        if self
-            .directory
-            .workload(&WorkloadUid(key.to_owned()))
-            .is_some()
-        {
+        if self.directory.workload(&WorkloadUid(key.into())).is_some() {
             return resources.get(key).into_iter().cloned().collect();
         }
         if let Some(ip) = ip_of_key(key) {
             if let Some(workload) = self.directory.workload_at(ip) {
                 return resources
-                    .get(workload.uid.0.as_str())
+                    .get(&workload.uid.0)
                     .into_iter()
                     .cloned()
                     .collect();
@@ -198,7 +199,7 @@ impl Snapshot {
             return Vec::new();
         };
         let workloads = self.directory.endpoints(key);
-        let workloads = workloads.filter_map(|w| self.addresses.get(w.uid.0.as_str()));
+        let workloads = workloads.filter_map(|w| self.addresses.get(&w.uid.0));
         [service].into_iter().chain(workloads).cloned().collect()
     }
 }
@@ -225,7 +226,7 @@ fn workload_resource(workload: &Workload) -> Encoded {
     let keys = addresses.chain(services).collect();
     encode(
         ResourceType::Address,
-        workload.uid.0.clone(),
+        Arc::clone(&workload.uid.0),
         &encode_workload(workload),
         keys,
     )
@@ -239,7 +240,7 @@ fn service_resource(service: &Service) -> Encoded {
         .collect();
     encode(
         ResourceType::Address,
-        service.key().to_string(),
+        Arc::from(service.key().to_string()),
         &encode_service(service),
         keys,
     )
@@ -247,7 +248,7 @@ fn service_resource(service: &Service) -> Encoded {
 
 fn encode(
     kind: ResourceType,
-    name: String,
+    name: Arc<str>,
     message: &impl prost::Message,
     keys: Vec<Arc<str>>,
 ) -> Encoded {
@@ -261,13 +262,13 @@ fn encode(
     let resource = xds::Resource {
         version: version.clone(),
         resource: Some(content),
-        name: name.clone(),
+        name: name.to_string(),
         aliases,
         ttl: None,
         cache_control: None,
     };
     Encoded {
-        name: Arc::from(name),
+        name,
         version,
         bytes: resource.encode_to_vec().into(),
         keys,

@@ -21,8 +21,8 @@ pub struct Directory {
     services: OrdMap<NamespacedName, Arc<Service>>,
     policies: OrdMap<NamespacedName, Arc<Authorization>>,
     bundles: OrdMap<TrustDomain, Arc<TrustBundle>>,
-    by_address: HashMap<IpAddr, OrdSet<WorkloadUid>>,
-    by_vip: HashMap<IpAddr, OrdSet<NamespacedName>>,
+    by_address: HashMap<IpAddr, Owners<WorkloadUid>>,
+    by_vip: HashMap<IpAddr, Owners<NamespacedName>>,
     endpoints: HashMap<NamespacedName, OrdSet<WorkloadUid>>,
     global_policies: OrdSet<NamespacedName>,
     namespace_policies: HashMap<String, OrdSet<NamespacedName>>,
@@ -77,8 +77,16 @@ impl Directory {
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let owners = self.by_address.get(&address)?;
         let pod = owners.iter().find(|uid| uid.0.contains("//Pod/"));
-        pod.or_else(|| owners.get_min())
+        pod.or_else(|| owners.first())
             .and_then(|uid| self.workloads.get(uid))
+    }
+
+    /// Every workload that claims `address`, by uid: while an address moves from one pod to the next, both do.
+    pub fn workloads_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        let owners = self.by_address.get(&address).into_iter();
+        owners
+            .flat_map(|owners| owners.iter())
+            .filter_map(|uid| self.workloads.get(uid))
     }
 
     /// The service of that key (`namespace/hostname`).
@@ -90,7 +98,7 @@ impl Directory {
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
         self.by_vip
             .get(&vip)?
-            .get_min()
+            .first()
             .and_then(|key| self.services.get(key))
     }
 
@@ -173,10 +181,7 @@ impl Directory {
         // Addresses of host-network pods name the node; they must never be taken for the pod's.
         if !workload.host_network {
             for address in &workload.addresses {
-                self.by_address
-                    .entry(*address)
-                    .or_default()
-                    .insert(workload.uid.clone());
+                add_owner(&mut self.by_address, *address, workload.uid.clone());
             }
         }
         for service in workload.services.keys() {
@@ -193,7 +198,7 @@ impl Directory {
             return;
         };
         for address in &old.addresses {
-            remove_from_index(&mut self.by_address, address, uid);
+            remove_owner(&mut self.by_address, address, uid);
         }
         for service in old.services.keys() {
             remove_from_index(&mut self.endpoints, service, uid);
@@ -204,7 +209,7 @@ impl Directory {
         let key = service.key();
         self.remove_service(&key);
         for vip in &service.addresses {
-            self.by_vip.entry(*vip).or_default().insert(key.clone());
+            add_owner(&mut self.by_vip, *vip, key.clone());
         }
         self.services.insert(key, service);
     }
@@ -214,7 +219,7 @@ impl Directory {
             return;
         };
         for vip in &old.addresses {
-            remove_from_index(&mut self.by_vip, vip, key);
+            remove_owner(&mut self.by_vip, vip, key);
         }
     }
 
@@ -253,6 +258,35 @@ where
         if set.is_empty() {
             index.remove(key);
         }
+    }
+}
+
+/// Who claims an address, sorted. Nearly always one, and never so many that a copy of them all would cost anything.
+type Owners<T> = Arc<[T]>;
+
+fn add_owner<T: Clone + Ord>(index: &mut HashMap<IpAddr, Owners<T>>, address: IpAddr, owner: T) {
+    let held = index.get(&address).map_or(&[] as &[T], |held| held);
+    if let Err(place) = held.binary_search(&owner) {
+        let (before, after) = held.split_at(place);
+        let before = before.iter().cloned();
+        let owners = before.chain([owner]).chain(after.iter().cloned()).collect();
+        index.insert(address, owners);
+    }
+}
+
+fn remove_owner<T: Clone + Ord>(
+    index: &mut HashMap<IpAddr, Owners<T>>,
+    address: &IpAddr,
+    owner: &T,
+) {
+    let Some(held) = index.get(address) else {
+        return;
+    };
+    let left: Owners<T> = held.iter().filter(|o| *o != owner).cloned().collect();
+    if left.is_empty() {
+        index.remove(address);
+    } else {
+        index.insert(*address, left);
     }
 }
 

@@ -28,5 +28,5 @@ pub use service::{
     TrafficDistribution, TrafficPolicy,
 };
 pub use workload::{
-    Health, PortMapping, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Health, PortMapping, SmallMap, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };

@@ -1,9 +1,9 @@
 //! Workloads: who runs where.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -11,14 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::{ClusterName, Locality, NamespacedName, Protocol, ServicePort, SpiffeId, TrustDomain};
 
 /// The name of a workload in the whole mesh: `<cluster>//Pod/<namespace>/<name>` for pods (the form of istiod).
+///
+/// Every index of the mesh's views has it as a key, so its copies share one text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct WorkloadUid(pub String);
+pub struct WorkloadUid(pub Arc<str>);
+
+/// A map of a few entries, sorted, in one allocation: a mesh has hundreds of thousands of them, and a B-tree's smallest node has
+/// room for eleven entries.
+pub type SmallMap<K, V> = litemap::LiteMap<K, V>;
 
 impl WorkloadUid {
     /// The uid of a pod.
     pub fn of_pod(cluster: &ClusterName, namespace: &str, name: &str) -> Self {
-        WorkloadUid(format!("{cluster}//Pod/{namespace}/{name}"))
+        WorkloadUid(format!("{cluster}//Pod/{namespace}/{name}").into())
     }
 }
 
@@ -52,7 +58,7 @@ pub struct Workload {
     pub hostname: String,
     /// The pod's labels.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: SmallMap<String, String>,
     /// Where the node is.
     #[serde(default)]
     pub locality: Locality,
@@ -79,7 +85,7 @@ pub struct Workload {
     pub host_network: bool,
     /// The services that it serves, by `namespace/hostname`, with the ports at which it serves them.
     #[serde(default)]
-    pub services: BTreeMap<NamespacedName, Vec<PortMapping>>,
+    pub services: SmallMap<NamespacedName, Vec<PortMapping>>,
     /// The `WORKLOAD_SELECTOR` policies that select it, as `namespace/name`.
     #[serde(default)]
     pub authorization_policies: Vec<String>,

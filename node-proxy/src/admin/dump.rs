@@ -264,10 +264,10 @@ impl Serialize for Services<'_> {
             let chosen: HashSet<&str> =
                 select_endpoints(viewpoint, service, directory.endpoints(&key))
                     .into_iter()
-                    .map(|workload| workload.uid.0.as_str())
+                    .map(|workload| &*workload.uid.0)
                     .collect();
             let endpoint =
-                |workload: &'_ Arc<tulle_model::Workload>| chosen.contains(workload.uid.0.as_str());
+                |workload: &'_ Arc<tulle_model::Workload>| chosen.contains(&*workload.uid.0);
             let endpoints = directory.endpoints(&key).map(|workload| EndpointDump {
                 workload: &workload.uid.0,
                 cluster: workload.cluster.as_str(),

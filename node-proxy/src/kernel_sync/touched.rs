@@ -50,7 +50,7 @@ impl Touched {
         }
     }
 
-    /// Notes that the workload which owns one of `addresses` has to be looked at again.
+    /// Notes that the workloads which claim one of `addresses` have to be looked at again.
     pub fn note_addresses(
         &mut self,
         directory: &Directory,
@@ -58,7 +58,7 @@ impl Touched {
     ) {
         for address in addresses {
             self.addresses.insert(address);
-            if let Some(workload) = directory.workload_at(address) {
+            for workload in directory.workloads_at(address) {
                 self.services.extend(workload.services.keys().cloned());
             }
         }

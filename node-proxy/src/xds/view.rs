@@ -187,12 +187,13 @@ impl View {
             });
         }
         let (change, own_name) = decode(kind, &body.value)?;
-        if own_name != resource.name {
+        if *own_name != *resource.name {
             return Err(RefuseResourceError::OtherName {
                 found: shorten(&own_name),
             });
         }
-        let key = (kind, Arc::from(resource.name.as_str()));
+        // A workload's name is its uid: both are one text.
+        let key = (kind, own_name);
         if self.versions.len() >= RESOURCES_MAX && !self.versions.contains_key(&key) {
             return Err(RefuseResourceError::TooMany);
         }
@@ -225,7 +226,7 @@ impl View {
     fn removal(&self, kind: ResourceKind, name: &str) -> Option<Change> {
         match kind {
             ResourceKind::Address => {
-                let uid = WorkloadUid(name.to_owned());
+                let uid = WorkloadUid(name.into());
                 if self.directory.workload(&uid).is_some() {
                     return Some(Change::WorkloadGone(uid));
                 }
@@ -247,27 +248,27 @@ impl View {
 }
 
 /// The change that a resource means, and the name that it has by its own content.
-fn decode(kind: ResourceKind, bytes: &[u8]) -> Result<(Change, String), RefuseResourceError> {
+fn decode(kind: ResourceKind, bytes: &[u8]) -> Result<(Change, Arc<str>), RefuseResourceError> {
     Ok(match kind {
         ResourceKind::Address => match decode_address(bytes)? {
             DecodedAddress::Workload(workload) => {
-                let name = workload.uid.0.clone();
+                let name = Arc::clone(&workload.uid.0);
                 (Change::Workload(Arc::new(workload)), name)
             }
             DecodedAddress::Service(service) => {
-                let name = service.key().to_string();
+                let name = service.key().to_string().into();
                 (Change::Service(Arc::new(service)), name)
             }
         },
         ResourceKind::Authorization => {
             let policy = decode_authorization(bytes)?;
-            let name = policy.key().to_string();
+            let name = policy.key().to_string().into();
             (Change::Policy(Arc::new(policy)), name)
         }
         ResourceKind::TrustBundle => {
             let bundle = decode_bundle(bytes)?;
             let name = bundle.trust_domain.to_string();
-            (Change::Bundle(Arc::new(bundle)), name)
+            (Change::Bundle(Arc::new(bundle)), name.into())
         }
     })
 }

@@ -1,6 +1,6 @@
 //! The program's life, from the first start to a restart without a control plane.
 
-use std::{collections::BTreeMap, fs, process::Command, sync::Arc};
+use std::{fs, process::Command, sync::Arc};
 
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -9,7 +9,7 @@ use hickory_proto::{
 use rustix::process::Signal;
 use tulle_model::{
     AppProtocol, Change, Directory, Health, Locality, PortMapping, Protocol, Service, ServicePort,
-    Sharing, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Sharing, SmallMap, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use crate::{
@@ -51,7 +51,7 @@ fn mesh() -> Directory {
         node: "koornacht-worker".to_owned(),
         addresses: vec![POD_ADDRESS.parse().unwrap()],
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: Locality::default(),
         canonical_name: String::new(),
         canonical_revision: String::new(),
@@ -60,7 +60,7 @@ fn mesh() -> Directory {
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,
-        services: BTreeMap::from([(service.key(), vec![port])]),
+        services: [(service.key(), vec![port])].into_iter().collect(),
         authorization_policies: Vec::new(),
         capacity: 1,
         demoted: false,

@@ -141,7 +141,7 @@ fn resources(directory: &Directory, bundle: &TrustBundle) -> Vec<(&'static str, 
         .map(|s| address(s.key().to_string(), encode_service(s)));
     let workloads = directory
         .workloads()
-        .map(|w| address(w.uid.0.clone(), encode_workload(w)));
+        .map(|w| address(w.uid.0.to_string(), encode_workload(w)));
     let mut all: Vec<_> = services.chain(workloads).collect();
     let name = bundle.trust_domain.to_string();
     all.push(resource(type_url::TRUST_BUNDLE, name, &|| {

@@ -1,7 +1,7 @@
 //! Two planes on one loopback, and applications to talk through them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::Future,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -23,7 +23,7 @@ use tulle_identity::{
     testing::{Flaw, Forge, bundles},
 };
 use tulle_model::{
-    Change, Directory, Health, Locality, SpiffeId, TrustDomain, TunnelProtocol, Workload,
+    Change, Directory, Health, Locality, SmallMap, SpiffeId, TrustDomain, TunnelProtocol, Workload,
     WorkloadKind, WorkloadUid,
 };
 use tulle_node_proxy::{
@@ -312,7 +312,7 @@ pub(crate) fn workload(name: &str, ip: &str, trust_domain: &TrustDomain) -> Work
         node: format!("node-{name}"),
         addresses: vec![ip.parse().unwrap()],
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: Locality::default(),
         canonical_name: name.into(),
         canonical_revision: "v1".into(),
@@ -321,7 +321,7 @@ pub(crate) fn workload(name: &str, ip: &str, trust_domain: &TrustDomain) -> Work
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,
-        services: BTreeMap::new(),
+        services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
         demoted: false,

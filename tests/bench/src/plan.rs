@@ -1,9 +1,6 @@
 //! Which cluster has which services and endpoints: a pure function of the sizes.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -141,7 +138,7 @@ impl Plan {
             target_port: TARGET_PORT,
             protocol: Protocol::Tcp,
         };
-        workload.services = BTreeMap::from([(key, vec![mapping])]);
+        workload.services = [(key, vec![mapping])].into_iter().collect();
         Ok(workload)
     }
 }

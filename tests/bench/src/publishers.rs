@@ -80,7 +80,7 @@ impl Publishers {
     /// # Errors
     /// When the cluster has no endpoint.
     pub fn name(&mut self, cluster: usize, endpoint: usize) -> Result<String> {
-        Ok(self.endpoint(cluster, endpoint)?.1.uid.0.clone())
+        Ok(self.endpoint(cluster, endpoint)?.1.uid.0.to_string())
     }
 
     /// Makes an endpoint ready or unready.

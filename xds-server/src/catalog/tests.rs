@@ -139,7 +139,7 @@ fn pod_becomes_a_workload_with_everything() {
             &[("web-6d4cf56db6-abcde", "10.1.1.5", json!({"ready": true}))],
         ),
     ]);
-    assert_eq!(w.uid.0, "koornacht//Pod/shop/web-6d4cf56db6-abcde");
+    assert_eq!(&*w.uid.0, "koornacht//Pod/shop/web-6d4cf56db6-abcde");
     assert_eq!(
         w.identity().to_string(),
         "spiffe://koornacht.tulle/ns/shop/sa/web"
@@ -163,7 +163,7 @@ fn pod_becomes_a_workload_with_everything() {
         target_port: 8080,
         ..PortMapping::default()
     }];
-    assert_eq!(w.services, BTreeMap::from([(web_key(), ports)]));
+    assert_eq!(w.services, [(web_key(), ports)].into_iter().collect());
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn slice_without_pods_becomes_plain_workloads() {
     assert_eq!(workloads.len(), 2);
     let w = workloads[0];
     assert_eq!(
-        w.uid.0,
+        &*w.uid.0,
         "koornacht/discovery.k8s.io/EndpointSlice/shop/manual/192.0.2.7"
     );
     assert_eq!(

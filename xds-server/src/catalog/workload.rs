@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tulle_model::{
-    Health, Locality, NamespacedName, PortMapping, TunnelProtocol, Workload, WorkloadKind,
-    WorkloadUid,
+    Health, Locality, NamespacedName, PortMapping, SmallMap, TunnelProtocol, Workload,
+    WorkloadKind, WorkloadUid,
 };
 
 use super::{
@@ -56,7 +56,7 @@ impl Catalog {
             node: pod.node.clone(),
             addresses: pod.addresses.clone(),
             hostname,
-            labels: pod.labels.clone(),
+            labels: pod.labels.clone().into_iter().collect(),
             locality: self.nodes.get(&pod.node).cloned().unwrap_or_default(),
             canonical_name: canonical_name(pod),
             canonical_revision: canonical_revision(pod),
@@ -65,7 +65,7 @@ impl Catalog {
             tunnel_protocol: tunnel_protocol(pod, namespace_out),
             health: health(pod, slices_ready),
             host_network: pod.host_network,
-            services,
+            services: services.into_iter().collect(),
             authorization_policies: self.policies_for(&key.namespace, &pod.labels),
             capacity: 1,
             demoted: false,
@@ -106,7 +106,7 @@ impl Catalog {
         let (namespace, name) = (&slice.namespace, &slice.name);
         let uid = format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}");
         Some(Workload {
-            uid: WorkloadUid(uid),
+            uid: WorkloadUid(uid.into()),
             name: name.clone(),
             namespace: namespace.clone(),
             service_account: "default".to_owned(),
@@ -115,7 +115,7 @@ impl Catalog {
             node: endpoint.node.clone(),
             addresses: endpoint.addresses.clone(),
             hostname: endpoint.hostname.clone(),
-            labels: BTreeMap::new(),
+            labels: SmallMap::new(),
             locality,
             canonical_name: name.clone(),
             canonical_revision: "latest".to_owned(),
@@ -129,7 +129,7 @@ impl Catalog {
             },
             // Its address may be anybody's: it must never be taken for an identity (istiod does the same).
             host_network: true,
-            services,
+            services: services.into_iter().collect(),
             authorization_policies: Vec::new(),
             capacity: 1,
             demoted: false,

@@ -12,7 +12,7 @@ fn tion() -> ClusterName {
 #[test]
 fn workload_keys_go_there_and_back() {
     let check = |uid: &str, key: &str| {
-        let uid = WorkloadUid(uid.to_owned());
+        let uid = WorkloadUid(uid.into());
         assert_eq!(workload_key(&uid), key);
         let back = read_deletion(&tion(), key).unwrap();
         assert_eq!(back, Some(Change::WorkloadGone(uid)));

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tulle_model::{
-    Change, ClusterName, Directory, NamespacedName, PortMapping, Service, TrustBundle, TrustDomain,
-    Workload,
+    Change, ClusterName, Directory, NamespacedName, PortMapping, Service, SmallMap, TrustBundle,
+    TrustDomain, Workload,
 };
 
 use super::Remote;
@@ -44,7 +44,7 @@ pub(super) fn merged_workload(
     remote: &Remote,
     workload: &Arc<Workload>,
 ) -> Arc<Workload> {
-    let services: BTreeMap<NamespacedName, Vec<PortMapping>> = workload
+    let services: SmallMap<NamespacedName, Vec<PortMapping>> = workload
         .services
         .iter()
         .filter_map(|(key, ports)| {

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use tulle_model::{
     Affinity, AppProtocol, Authorization, AuthorizationAction, AuthorizationScope, Health,
-    Locality, PortMapping, Protocol, Service, ServicePort, Sharing, TunnelProtocol, WorkloadKind,
+    Locality, PortMapping, Protocol, Service, ServicePort, Sharing, SmallMap, TunnelProtocol,
+    WorkloadKind,
 };
 
 use super::{rules::mapped_ports, *};
@@ -60,7 +61,7 @@ fn workload(of: &str, name: &str, services: &[(&str, u16, u16)]) -> Workload {
         node: format!("{of}-worker"),
         addresses: vec!["10.2.1.5".parse().unwrap()],
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: Locality::default(),
         canonical_name: name.to_owned(),
         canonical_revision: "latest".to_owned(),
@@ -429,7 +430,7 @@ fn cluster_speaks_for_itself_only() {
     };
     check(put(own.clone()));
     check(put(Workload {
-        uid: WorkloadUid("tion//Pod/shop/x".to_owned()),
+        uid: WorkloadUid("tion//Pod/shop/x".into()),
         ..own.clone()
     }));
     check(put(Workload {
@@ -564,7 +565,7 @@ fn pod(of: &str, number: u8, services: u8) -> Workload {
 fn flat(view: &Directory) -> BTreeMap<String, String> {
     let workloads = view
         .workloads()
-        .map(|w| (w.uid.0.clone(), format!("{w:?}")));
+        .map(|w| (w.uid.0.to_string(), format!("{w:?}")));
     let services = view
         .services()
         .map(|s| (s.key().to_string(), format!("{s:?}")));

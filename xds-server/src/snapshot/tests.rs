@@ -1,9 +1,7 @@
 //! Resources by name, key and cluster.
 
-use std::collections::BTreeMap;
-
 use tulle_model::{
-    Health, Locality, PortMapping, Sharing, TrustBundle, TunnelProtocol, WorkloadKind,
+    Health, Locality, PortMapping, Sharing, SmallMap, TrustBundle, TunnelProtocol, WorkloadKind,
 };
 use tulle_wire::{DecodedAddress, decode_address};
 
@@ -32,7 +30,7 @@ pub(crate) fn workload(name: &str, ip: &str, service: Option<&str>) -> Workload 
         node: "n1".to_owned(),
         addresses: vec![ip.parse().unwrap()],
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: Locality::default(),
         canonical_name: name.to_owned(),
         canonical_revision: "latest".to_owned(),

@@ -121,7 +121,7 @@ async fn reader_lists_and_watches() {
             ReadEvent::Changes { changes, .. } if changes.is_empty() => {}
             ReadEvent::Changes { changes, .. } => {
                 assert!(
-                    matches!(&changes[..], [Change::WorkloadGone(uid)] if uid.0 == "tion//Pod/shop/a"),
+                    matches!(&changes[..], [Change::WorkloadGone(uid)] if &*uid.0 == "tion//Pod/shop/a"),
                     "{changes:?}"
                 );
                 return;

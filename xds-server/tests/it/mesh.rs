@@ -92,7 +92,7 @@ async fn global_service_is_served_by_both_clusters() {
     t.wait("both endpoints", |d| endpoints(d) == ["k", "t"])
         .await;
     let remote = k.directory.workloads().find(|w| w.name == "t").unwrap();
-    assert_eq!(remote.uid.0, "tion//Pod/shop/t");
+    assert_eq!(&*remote.uid.0, "tion//Pod/shop/t");
     assert_eq!(
         remote.identity().to_string(),
         "spiffe://tion.tulle/ns/shop/sa/web"

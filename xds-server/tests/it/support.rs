@@ -361,7 +361,7 @@ impl AdsClient {
             let change = match response.type_url.as_str() {
                 type_url::ADDRESS => match decode_address(content).unwrap() {
                     DecodedAddress::Workload(w) => {
-                        assert_eq!(resource.name, w.uid.0);
+                        assert_eq!(*resource.name, *w.uid.0);
                         Change::Workload(Arc::new(w))
                     }
                     DecodedAddress::Service(s) => {
@@ -381,7 +381,9 @@ impl AdsClient {
                 type_url::ADDRESS if name.matches('/').count() == 1 => {
                     Change::ServiceGone(name.parse().unwrap())
                 }
-                type_url::ADDRESS => Change::WorkloadGone(tulle_model::WorkloadUid(name.clone())),
+                type_url::ADDRESS => {
+                    Change::WorkloadGone(tulle_model::WorkloadUid(name.clone().into()))
+                }
                 type_url::AUTHORIZATION => Change::PolicyGone(name.parse().unwrap()),
                 _ => Change::BundleGone(name.parse().unwrap()),
             };

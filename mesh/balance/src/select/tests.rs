@@ -4,11 +4,11 @@ mod rules;
 mod spill;
 mod table;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use tulle_model::{
-    Affinity, Health, Locality, Service, Sharing, TunnelProtocol, Workload, WorkloadKind,
+    Affinity, Health, Locality, Service, Sharing, SmallMap, TunnelProtocol, Workload, WorkloadKind,
     WorkloadUid,
 };
 
@@ -20,7 +20,7 @@ use super::{Viewpoint, select_endpoints};
 fn endpoint(text: &str) -> Arc<Workload> {
     let has = |mark: char| text.contains(mark);
     Arc::new(Workload {
-        uid: WorkloadUid(text.to_owned()),
+        uid: WorkloadUid(text.into()),
         name: text.to_owned(),
         namespace: "default".to_owned(),
         service_account: "default".to_owned(),
@@ -33,7 +33,7 @@ fn endpoint(text: &str) -> Arc<Workload> {
             vec![[10, 0, 0, 1].into()]
         },
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: Locality::default(),
         canonical_name: String::new(),
         canonical_revision: String::new(),
@@ -46,7 +46,7 @@ fn endpoint(text: &str) -> Arc<Workload> {
             Health::Healthy
         },
         host_network: false,
-        services: BTreeMap::new(),
+        services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
         demoted: has('~'),
@@ -81,7 +81,7 @@ fn selection(service: &Service, endpoints: &[Arc<Workload>]) -> Vec<String> {
     let selected = select_endpoints(from, service, endpoints.iter());
     selected
         .into_iter()
-        .map(|endpoint| endpoint.uid.0.clone())
+        .map(|endpoint| endpoint.uid.0.to_string())
         .collect()
 }
 
@@ -309,7 +309,7 @@ proptest! {
     fn the_order_of_the_input_is_kept(service in any_service(), endpoints in vec(any_endpoint(), 0..12)) {
         let mut all = endpoints.iter().map(|e| &e.uid.0);
         for uid in selection(&service, &endpoints) {
-            prop_assert!(all.any(|next| *next == uid), "{} is out of order or not of the input", uid);
+            prop_assert!(all.any(|next| **next == *uid), "{} is out of order or not of the input", uid);
         }
     }
 

@@ -72,7 +72,7 @@ fn change() -> impl Strategy<Value = Change> {
         4 => (uid(), vec(0..3u8, 0..3), vec(0..3u8, 0..3), any::<bool>()).prop_map(|(uid, ips, services, host)| {
             Change::Workload(Arc::new(workload(uid, &ips, &services, host)))
         }),
-        2 => uid().prop_map(|uid| Change::WorkloadGone(WorkloadUid(uid.to_owned()))),
+        2 => uid().prop_map(|uid| Change::WorkloadGone(WorkloadUid(uid.into()))),
         2 => (0..3u8, vec(0..3u8, 0..3)).prop_map(|(name, vips)| Change::Service(Arc::new(service(name, &vips)))),
         1 => (0..3u8).prop_map(|name| Change::ServiceGone(NamespacedName::new("ns", format!("s{name}")))),
         2 => (key(), select(SCOPES.to_vec()))
@@ -141,7 +141,7 @@ fn owner(workloads: &[Workload]) -> Option<String> {
     }
     directory
         .workload_at("10.0.0.1".parse().unwrap())
-        .map(|w| w.uid.0.clone())
+        .map(|w| w.uid.0.to_string())
 }
 
 #[test]
@@ -150,13 +150,13 @@ fn of_two_owners_of_an_address_the_pod_wins() {
     let pod = workload("z//Pod/ns/x", &[1], &[], false);
     assert_eq!(
         owner(std::slice::from_ref(&entry)),
-        Some(entry.uid.0.clone())
+        Some(entry.uid.0.to_string())
     );
     assert_eq!(
         owner(&[entry.clone(), pod.clone()]),
-        Some(pod.uid.0.clone())
+        Some(pod.uid.0.to_string())
     );
-    assert_eq!(owner(&[pod.clone(), entry]), Some(pod.uid.0));
+    assert_eq!(owner(&[pod.clone(), entry]), Some(pod.uid.0.to_string()));
 }
 
 /// Its address is its node's: every other pod of the host network there has it too.
@@ -186,7 +186,7 @@ fn an_address_moves_with_its_pod() {
         changes
             .into_iter()
             .for_each(|change| directory.apply(change));
-        directory.workload_at(ip).map(|w| w.uid.0.clone())
+        directory.workload_at(ip).map(|w| w.uid.0.to_string())
     };
     let gone = || Change::WorkloadGone(old().uid);
     let put_old = || Change::Workload(Arc::new(old()));

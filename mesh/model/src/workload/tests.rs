@@ -22,7 +22,7 @@ fn check(ports: &[(u16, u16)], service_port: u16, target_port: u16, expected: &[
     });
     let port = port(Protocol::Tcp, service_port, target_port);
     let workload = Workload {
-        services: [(key(), ports.collect())].into(),
+        services: [(key(), ports.collect())].into_iter().collect(),
         ..bare()
     };
     let served = workload.serving_addresses(&key(), &port);
@@ -103,7 +103,7 @@ fn each_protocol_has_its_own_target() {
     };
     let mut workload = bare();
     let mut check = |mappings: Vec<PortMapping>, expected: [(Protocol, u16); 2]| {
-        workload.services = [(key(), mappings)].into();
+        workload.services = [(key(), mappings)].into_iter().collect();
         for (protocol, target) in expected {
             let mut served = workload.serving_addresses(&key(), &port(protocol, 53, 9));
             assert_eq!(served.next().unwrap().port(), target, "{protocol}");
@@ -144,8 +144,9 @@ fn a_workload_survives_storage() {
                 ..PortMapping::default()
             }],
         )]
-        .into(),
-        labels: [("app".to_owned(), "x".to_owned())].into(),
+        .into_iter()
+        .collect(),
+        labels: [("app".to_owned(), "x".to_owned())].into_iter().collect(),
         demoted: true,
         capacity: 0,
         ..bare()

@@ -34,7 +34,7 @@ fn connection(peer: Option<&SpiffeId>) -> Connection<'_> {
 /// A workload of namespace `shop`.
 fn workload(authorization_policies: &[&str]) -> Workload {
     Workload {
-        uid: WorkloadUid("a//Pod/shop/db".to_owned()),
+        uid: WorkloadUid("a//Pod/shop/db".into()),
         name: "db".to_owned(),
         namespace: "shop".to_owned(),
         service_account: "db".to_owned(),

@@ -23,7 +23,11 @@ use crate::{
 pub fn encode_workload(workload: &Workload) -> Address {
     let extras = tulle::WorkloadExtras {
         demoted: workload.demoted,
-        labels: workload.labels.clone(),
+        labels: workload
+            .labels
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
         pod_hostname: workload.hostname.clone(),
         terminating: workload.health == Health::Terminating,
         service_ports: workload
@@ -37,7 +41,7 @@ pub fn encode_workload(workload: &Workload) -> Address {
         config: Some(pack(type_url::WORKLOAD_EXTRAS, &extras)),
     });
     let message = wire::Workload {
-        uid: workload.uid.0.clone(),
+        uid: workload.uid.0.to_string(),
         name: workload.name.clone(),
         namespace: workload.namespace.clone(),
         addresses: workload.addresses.iter().map(|ip| write_ip(*ip)).collect(),
@@ -100,7 +104,7 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
         )
     })?;
     Ok(Workload {
-        uid: WorkloadUid(message.uid),
+        uid: WorkloadUid(message.uid.into()),
         name: message.name,
         namespace: message.namespace,
         service_account: or_default(message.service_account, SERVICE_ACCOUNT_DEFAULT),
@@ -109,7 +113,7 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
         node: message.node,
         addresses,
         hostname: extras.pod_hostname,
-        labels: extras.labels,
+        labels: extras.labels.into_iter().collect(),
         locality: message.locality.map(read_locality).unwrap_or_default(),
         canonical_name: message.canonical_name,
         canonical_revision: message.canonical_revision,
@@ -124,7 +128,9 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
             wire::NetworkMode::Standard => false,
             wire::NetworkMode::HostNetwork => true,
         },
-        services: read_services(&message.services, extras.service_ports)?,
+        services: read_services(&message.services, extras.service_ports)?
+            .into_iter()
+            .collect(),
         authorization_policies: message.authorization_policies,
         capacity: message.capacity.unwrap_or(CAPACITY_DEFAULT),
         demoted: extras.demoted,

@@ -1,6 +1,4 @@
-use std::collections::BTreeMap;
-
-use tulle_model::{Health, Locality, TunnelProtocol, WorkloadUid};
+use tulle_model::{Health, Locality, SmallMap, TunnelProtocol, WorkloadUid};
 
 use super::*;
 
@@ -89,7 +87,7 @@ fn workload() -> Workload {
         node: "n1".into(),
         addresses: Vec::new(),
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: Locality {
             region: "eu".into(),
             zone: "eu-1".into(),
@@ -102,7 +100,7 @@ fn workload() -> Workload {
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,
-        services: BTreeMap::new(),
+        services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
         demoted: false,

@@ -81,7 +81,7 @@ fn resource(view: &View, kind: ResourceKind, name: &str, version: &str) -> Optio
     let directory = view.directory();
     let url = kind.type_url();
     let body = match kind {
-        ResourceKind::Address => match directory.workload(&WorkloadUid(name.to_owned())) {
+        ResourceKind::Address => match directory.workload(&WorkloadUid(name.into())) {
             Some(workload) => pack(url, &encode_workload(workload)),
             None => {
                 let key = name.parse::<NamespacedName>().ok()?;

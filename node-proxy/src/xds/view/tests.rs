@@ -251,7 +251,7 @@ proptest! {
                 let workload = pod("koornacht", "default", &format!("p{number}"), &["10.1.1.5"]);
                 let own = service("default", &format!("s{number}"), &[]);
                 match what {
-                    0 => removed.push(workload.uid.0.clone()),
+                    0 => removed.push(workload.uid.0.to_string()),
                     1 => removed.push(own.key().to_string()),
                     2 => {
                         let mut resource = workload_resource(&workload, "v");
@@ -274,7 +274,7 @@ proptest! {
             let named: BTreeSet<String> =
                 view.versions(ResourceKind::Address).map(|(name, _)| name.to_owned()).collect();
             let directory = view.directory();
-            let held: BTreeSet<String> = directory.workloads().map(|w| w.uid.0.clone())
+            let held: BTreeSet<String> = directory.workloads().map(|w| w.uid.0.to_string())
                 .chain(directory.services().map(|s| s.key().to_string())).collect();
             prop_assert_eq!(view.count(ResourceKind::Address), named.len());
             prop_assert_eq!(named, held);
@@ -297,10 +297,7 @@ proptest! {
 #[test]
 fn names_on_the_wire_are_those_of_the_model() {
     let workload = pod("koornacht", "default", "a", &["10.1.1.5"]);
-    assert_eq!(
-        workload.uid,
-        WorkloadUid("koornacht//Pod/default/a".to_owned())
-    );
+    assert_eq!(workload.uid, WorkloadUid("koornacht//Pod/default/a".into()));
     let body = encode_workload(&workload);
     assert!(body != encode_service(&service("default", "a", &[])));
     for kind in ResourceKind::ALL {

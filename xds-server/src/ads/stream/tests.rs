@@ -355,7 +355,7 @@ async fn slow_client_gets_the_newest_state_in_few_answers() {
         tokio::task::yield_now().await;
     }
     client.snapshot.apply(Change::WorkloadGone(WorkloadUid(
-        "koornacht//Pod/shop/p0".to_owned(),
+        "koornacht//Pod/shop/p0".into(),
     )));
     client.publish();
     let mut seen = std::collections::BTreeSet::new();

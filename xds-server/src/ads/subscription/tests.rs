@@ -23,9 +23,9 @@ fn put(snapshot: &mut Snapshot, pod: &str, ip: &str, of: Option<&str>) {
 }
 
 fn gone(snapshot: &mut Snapshot, pod: &str) {
-    snapshot.apply(Change::WorkloadGone(WorkloadUid(format!(
-        "koornacht//Pod/shop/{pod}"
-    ))));
+    snapshot.apply(Change::WorkloadGone(WorkloadUid(
+        format!("koornacht//Pod/shop/{pod}").into(),
+    )));
 }
 
 fn request(
@@ -272,7 +272,7 @@ fn unheard_clusters_are_not_taken_away() {
     check(&update, &["a"], &["z"]);
     assert_eq!(subscription.refresh(&snapshot), None);
     let mut remote = workload("x", "10.2.1.1", None);
-    remote.uid = WorkloadUid("tion//Pod/shop/x".to_owned());
+    remote.uid = WorkloadUid("tion//Pod/shop/x".into());
     snapshot.apply(Change::Workload(Arc::new(remote)));
     check(&subscription.refresh(&snapshot).unwrap(), &["x"], &[]);
     // Heard: what it does not have is gone now.

@@ -1,10 +1,10 @@
 //! The rules beside affinity, row by row, and how they compose.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use tulle_model::{
-    Affinity, Failover, FailoverTarget, Health, Locality, Service, Sharing, TrafficDistribution,
-    TrafficPolicy, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Affinity, Failover, FailoverTarget, Health, Locality, Service, Sharing, SmallMap,
+    TrafficDistribution, TrafficPolicy, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::super::{Endpoint, Reason, SpillState, Verdict, Viewpoint, explain, select};
@@ -102,7 +102,7 @@ fn endpoint(number: u16, word: &str) -> (String, Arc<Workload>, SocketAddr) {
     let place = &word[..word.len() - marks(word).len()];
     let address = SocketAddr::from(([10, 0, 0, 1], number));
     let workload = Workload {
-        uid: WorkloadUid(format!("{word}#{number}")),
+        uid: WorkloadUid(format!("{word}#{number}").into()),
         name: word.to_owned(),
         namespace: "default".to_owned(),
         service_account: "default".to_owned(),
@@ -111,7 +111,7 @@ fn endpoint(number: u16, word: &str) -> (String, Arc<Workload>, SocketAddr) {
         node: place[1..2].to_owned(),
         addresses: vec![address.ip()],
         hostname: String::new(),
-        labels: BTreeMap::new(),
+        labels: SmallMap::new(),
         locality: place
             .split_once('@')
             .map(|(_, l)| locality(l))
@@ -127,7 +127,7 @@ fn endpoint(number: u16, word: &str) -> (String, Arc<Workload>, SocketAddr) {
             (false, false) => Health::Healthy,
         },
         host_network: false,
-        services: BTreeMap::new(),
+        services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: u32::from(!has('0')),
         demoted: has('~'),

@@ -30,7 +30,7 @@ fn large() -> Directory {
 }
 
 fn uid(n: u32) -> WorkloadUid {
-    WorkloadUid(format!("c//Pod/ns/p{n}"))
+    WorkloadUid(format!("c//Pod/ns/p{n}").into())
 }
 
 fn key(n: u32) -> NamespacedName {

@@ -85,7 +85,7 @@ pub(super) fn check_agreement(directory: &Directory, naive: &Naive) -> Result<()
         );
     }
     for uid in UIDS {
-        let uid = WorkloadUid(uid.to_owned());
+        let uid = WorkloadUid(uid.into());
         prop_assert_eq!(directory.workload(&uid), naive.workloads.get(&uid));
     }
     for namespace in ["ns", "other"] {

@@ -294,7 +294,7 @@ fn foreign_readers_see_what_they_understand() {
         mapping(1053, tulle_model::Protocol::Tcp),
         mapping(2053, tulle_model::Protocol::Udp),
     ];
-    workload.services = [("n/s".parse().unwrap(), ports)].into();
+    workload.services = [("n/s".parse().unwrap(), ports)].into_iter().collect();
     let Some(AddressType::Workload(message)) = super::super::encode_workload(&workload).r#type
     else {
         panic!("no workload")

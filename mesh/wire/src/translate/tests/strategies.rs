@@ -53,10 +53,10 @@ prop_compose! {
         addresses in vec(any::<IpAddr>(), 0..3), hostname in text(), labels in btree_map(text(), text(), 0..4),
     ) -> Workload {
         Workload {
-            uid: WorkloadUid(uid), name, namespace, service_account,
+            uid: WorkloadUid(uid.into()), name, namespace, service_account,
             trust_domain: trust_domain.parse().unwrap(),
             cluster: cluster.parse().unwrap(),
-            node, addresses, hostname, labels,
+            node, addresses, hostname, labels: labels.into_iter().collect(),
             locality: Locality::default(), canonical_name: String::new(), canonical_revision: String::new(),
             kind: WorkloadKind::Pod, owner_name: String::new(), tunnel_protocol: TunnelProtocol::None,
             health: Health::Healthy, host_network: false, services: Default::default(),
@@ -77,7 +77,7 @@ prop_compose! {
     ) -> Workload {
         Workload {
             locality, canonical_name, canonical_revision, kind, owner_name, tunnel_protocol, health, host_network,
-            demoted, services, authorization_policies, capacity, ..base
+            demoted, services: services.into_iter().collect(), authorization_policies, capacity, ..base
         }
     }
 }
