@@ -18,7 +18,11 @@ use tulle_model::{
 };
 use tulle_policy::istio::{PeerAuthentications, ROOT_NAMESPACE};
 
-use self::{pod::PodFacts, service::ServiceFacts, slice::SliceFacts};
+use self::{
+    pod::{NamespaceFacts, PodFacts},
+    service::ServiceFacts,
+    slice::SliceFacts,
+};
 use crate::{
     policy_source::SourcePolicy,
     source::{Object, ObjectChange, ObjectKey, ObjectKind},
@@ -37,13 +41,15 @@ pub struct CatalogSettings {
     pub cluster: ClusterName,
     /// The authority of its identities.
     pub trust_domain: TrustDomain,
+    /// Whether the services of a namespace that does not say otherwise may be global.
+    pub namespaces_global: bool,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct Catalog {
     settings: CatalogSettings,
-    namespaces: HashMap<String, bool>,
+    namespaces: HashMap<String, NamespaceFacts>,
     nodes: HashMap<String, Locality>,
     pods: BTreeMap<NamespacedName, PodFacts>,
     services: BTreeMap<NamespacedName, ServiceFacts>,
@@ -176,10 +182,9 @@ impl Catalog {
         let name = NamespacedName::new(key.namespace.clone(), key.name.clone());
         match object {
             Object::Namespace(namespace) => {
-                let out_of_mesh = pod::says_out_of_mesh(&namespace.metadata);
-                if self.namespaces.insert(key.name.clone(), out_of_mesh) != Some(out_of_mesh) {
-                    dirty.pods.extend(self.pods_in(&key.name));
-                }
+                let (facts, warnings) = NamespaceFacts::of(&namespace.metadata);
+                self.put_namespace(&key.name, Some(facts), dirty);
+                self.warn(key, &warnings);
             }
             Object::Node(node) => {
                 let locality = pod::locality_of(&node.metadata);
@@ -193,9 +198,7 @@ impl Catalog {
             Object::ServiceAccount(_) => {}
             Object::Pod(pod) => self.put_pod(name, Some(PodFacts::of(pod)), dirty),
             Object::Service(service) => {
-                let facts = ServiceFacts::of(service);
-                self.warn(key, &facts.warnings);
-                self.put_service(name, Some(facts), dirty);
+                self.put_service(name, Some(ServiceFacts::of(service)), dirty);
             }
             Object::EndpointSlice(slice) => {
                 let facts = SliceFacts::of(slice);
@@ -213,11 +216,7 @@ impl Catalog {
         let name = NamespacedName::new(key.namespace.clone(), key.name.clone());
         self.warnings.remove(key);
         match key.kind {
-            ObjectKind::Namespace => {
-                if self.namespaces.remove(&key.name) == Some(true) {
-                    dirty.pods.extend(self.pods_in(&key.name));
-                }
-            }
+            ObjectKind::Namespace => self.put_namespace(&key.name, None, dirty),
             ObjectKind::Node => {
                 self.node_names.remove(&key.name);
                 if self.nodes.remove(&key.name).is_some() {
@@ -231,6 +230,24 @@ impl Catalog {
             ObjectKind::AuthorizationPolicy | ObjectKind::PeerAuthentication => {
                 self.put_policy(key.clone(), None, dirty);
             }
+        }
+    }
+
+    fn put_namespace(&mut self, name: &str, facts: Option<NamespaceFacts>, dirty: &mut Dirty) {
+        let new = facts.unwrap_or_default();
+        let old = match facts {
+            Some(facts) => self.namespaces.insert(name.to_owned(), facts),
+            None => self.namespaces.remove(name),
+        };
+        let old = old.unwrap_or_default();
+        if old.out_of_mesh != new.out_of_mesh {
+            dirty.pods.extend(self.pods_in(name));
+        }
+        if old.global != new.global {
+            let from = NamespacedName::new(name, "");
+            let tail = self.services.range(from..).map(|(key, _)| key);
+            let inside = tail.take_while(|key| key.namespace == name);
+            dirty.services.extend(inside.cloned());
         }
     }
 

@@ -79,6 +79,9 @@ struct RawServe {
     /// Longest life of a workload's certificate: 90s, 30m, 1h
     #[arg(long, value_name = "TIME")]
     svid_ttl: Option<String>,
+    /// Whether services may be global in namespaces without the annotation clustermesh.cilium.io/global
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    default_global_namespace: bool,
     #[command(flatten)]
     management: RawManagement,
 }
@@ -148,6 +151,8 @@ pub struct Config {
     pub remotes: Option<PathBuf>,
     /// The longest life of a certificate.
     pub svid_ttl: Duration,
+    /// Whether services may be global in namespaces that do not say.
+    pub namespaces_global: bool,
     /// The management API.
     pub management: ManagementConfig,
 }
@@ -222,6 +227,7 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
             store: store?,
             remotes: raw.remotes,
             svid_ttl: svid_ttl?,
+            namespaces_global: raw.default_global_namespace,
             management: management?,
         })
     };

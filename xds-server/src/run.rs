@@ -218,7 +218,8 @@ impl Parts {
             status: Arc::clone(&self.status),
             metrics: Arc::clone(&self.metrics),
         };
-        let world = World::new(info, bundle, outputs);
+        let world =
+            World::new(info, bundle, outputs).with_namespaces_global(config.namespaces_global);
         let (source_tx, source_rx) = mpsc::channel(EVENTS_LEN_MAX);
         let (remotes_tx, remotes_rx) = mpsc::channel(EVENTS_LEN_MAX);
         self.tasks

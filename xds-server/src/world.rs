@@ -93,6 +93,7 @@ impl World {
         let settings = CatalogSettings {
             cluster: info.name.clone(),
             trust_domain: info.trust_domain.clone(),
+            namespaces_global: true,
         };
         let mut world = World {
             catalog: Catalog::new(settings),
@@ -109,6 +110,16 @@ impl World {
         world.set_entry(layout::INFO, layout::encode(&world.info));
         world.apply_local(vec![Change::Bundle(Arc::new(bundle))]);
         world
+    }
+
+    /// Says whether services may be global in namespaces that do not say; they may if this is not called.
+    pub fn with_namespaces_global(mut self, namespaces_global: bool) -> Self {
+        self.catalog = Catalog::new(CatalogSettings {
+            cluster: self.info.name.clone(),
+            trust_domain: self.info.trust_domain.clone(),
+            namespaces_global,
+        });
+        self
     }
 
     /// Runs until `stop`.

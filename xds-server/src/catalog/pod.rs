@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use tulle_model::{Locality, WorkloadKind};
 
-use super::Placement;
+use super::{Placement, service::annotations::global_namespace};
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,9 +103,26 @@ impl PlacementOf<'_> {
     }
 }
 
-/// Whether an object takes itself, or what is in it, out of the mesh.
-pub(super) fn says_out_of_mesh(metadata: &ObjectMeta) -> bool {
-    mesh_mode_of(metadata) == MeshMode::Out
+/// What the mesh takes from a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct NamespaceFacts {
+    /// Its pods are out of the mesh unless they say otherwise.
+    pub(super) out_of_mesh: bool,
+    /// Whether its services may be global, if it says so.
+    pub(super) global: Option<bool>,
+}
+
+impl NamespaceFacts {
+    /// The facts, and what its author should know.
+    pub(super) fn of(metadata: &ObjectMeta) -> (Self, Vec<String>) {
+        let mut warnings = Vec::new();
+        let annotations = metadata.annotations.as_ref();
+        let facts = NamespaceFacts {
+            out_of_mesh: mesh_mode_of(metadata) == MeshMode::Out,
+            global: annotations.and_then(|a| global_namespace(a, &mut warnings)),
+        };
+        (facts, warnings)
+    }
 }
 
 /// Where a node is, from its well-known labels.

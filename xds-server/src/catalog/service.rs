@@ -6,9 +6,13 @@ use k8s_openapi::{
     api::core::v1::{Service as KubeService, ServicePort as KubePort, ServiceSpec},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use tulle_model::{Affinity, AppProtocol, Protocol, Service, ServicePort, Sharing};
+use tulle_model::{
+    AppProtocol, Protocol, Service, ServicePort, Sharing, TrafficDistribution, TrafficPolicy,
+};
 
 use super::CLUSTER_DOMAIN;
+
+pub(super) mod annotations;
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,40 +35,31 @@ impl ServiceFacts {
             .unwrap_or_else(|| "default".to_owned());
         let default_spec = ServiceSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default_spec);
+        let annotations = object.metadata.annotations.clone().unwrap_or_default();
+        let mut service = Service {
+            hostname: format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}"),
+            name,
+            namespace,
+            sharing: annotations::sharing_of(&annotations, &mut warnings),
+            ..Service::default()
+        };
+        let (ports, named_targets) = ports_of(spec, &mut warnings);
+        service.ports = ports;
         if spec.type_.as_deref() == Some("ExternalName") {
-            warnings.push("type ExternalName is left to the pods' own resolver".to_owned());
+            let named = alias(&mut service, spec, &mut warnings);
             return ServiceFacts {
-                service: None,
+                service: named.then(|| Arc::new(service)),
                 named_targets: BTreeMap::new(),
                 warnings,
             };
         }
-        let annotations = object.metadata.annotations.clone().unwrap_or_default();
-        let sharing = sharing_of(&annotations, &mut warnings);
-        let mut ports = Vec::new();
-        let mut named_targets = BTreeMap::new();
-        for port in spec.ports.iter().flatten() {
-            match port_of(port) {
-                Ok((port, target_name)) => {
-                    if let Some(target) = target_name {
-                        named_targets.insert((port.port, port.protocol), target);
-                    }
-                    ports.push(port);
-                }
-                Err(message) => warnings.push(message),
-            }
-        }
-        let service = Service {
-            hostname: format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}"),
-            name,
-            namespace,
-            addresses: addresses_of(spec, &mut warnings),
-            ports,
-            subject_alt_names: Vec::new(),
-            sharing,
-            publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-            ..Service::default()
-        };
+        service.addresses = addresses_of(spec, &mut warnings);
+        service.publish_not_ready = spec.publish_not_ready_addresses.unwrap_or(false);
+        service.session_affinity = session_affinity_of(spec, &mut warnings);
+        service.internal_traffic_policy = traffic_policy_of(spec, &mut warnings);
+        service.traffic_distribution = traffic_distribution_of(spec, &mut warnings);
+        service.algorithm = annotations::algorithm_of(&annotations, &mut warnings);
+        service.failover = annotations::failover_of(&annotations, &mut warnings);
         ServiceFacts {
             service: Some(Arc::new(service)),
             named_targets,
@@ -73,73 +68,112 @@ impl ServiceFacts {
     }
 }
 
-/// Reads the sharing of a service from its annotations, in both spellings; the newer wins.
-///
-/// Booleans are Cilium's: `true` in any case is true, everything else is false.
-pub(super) fn sharing_of(
-    annotations: &BTreeMap<String, String>,
+/// The ports that the mesh can serve, and the names of those targets that are names.
+fn ports_of(
+    spec: &ServiceSpec,
     warnings: &mut Vec<String>,
-) -> Sharing {
-    let global = flag(
-        annotations,
-        "service.cilium.io/global",
-        "io.cilium/global-service",
-        warnings,
-    );
-    let shared = flag(
-        annotations,
-        "service.cilium.io/shared",
-        "io.cilium/shared-service",
-        warnings,
-    );
-    let affinity_key = "service.cilium.io/affinity";
-    let affinity = value(annotations, affinity_key, "io.cilium/service-affinity");
-    let affinity = match affinity.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("" | "none") => Affinity::None,
-        Some("local" | "local-cluster") => Affinity::Local,
-        Some("remote") => Affinity::Remote,
-        Some("local-node") => Affinity::LocalNode,
+) -> (Vec<ServicePort>, BTreeMap<(u16, Protocol), String>) {
+    let mut ports = Vec::new();
+    let mut named_targets = BTreeMap::new();
+    for port in spec.ports.iter().flatten() {
+        match port_of(port) {
+            Ok((port, target_name)) => {
+                if let Some(target) = target_name {
+                    named_targets.insert((port.port, port.protocol), target);
+                }
+                ports.push(port);
+            }
+            Err(message) => warnings.push(message),
+        }
+    }
+    (ports, named_targets)
+}
+
+/// Makes the service another name for the one that its spec tells; says whether that is a name.
+fn alias(service: &mut Service, spec: &ServiceSpec, warnings: &mut Vec<String>) -> bool {
+    let text = spec.external_name.as_deref().unwrap_or_default();
+    let name = text.trim_end_matches('.').to_ascii_lowercase();
+    let label = |l: &str| (1..=63).contains(&l.len()) && !l.contains(|c: char| !is_name_char(c));
+    let valid = name.len() <= NAME_LEN_MAX && name.split('.').all(label);
+    if !valid {
+        let found = shorten(text);
+        warnings.push(format!(
+            "externalName {found:?} is not a DNS name: the service is left out"
+        ));
+    }
+    if service.sharing.global {
+        warnings.push(
+            "a service of type ExternalName has no endpoints to share: it is not global".to_owned(),
+        );
+    }
+    service.sharing = Sharing::default();
+    service.external_name = Some(name);
+    valid
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+fn session_affinity_of(spec: &ServiceSpec, warnings: &mut Vec<String>) -> Option<u32> {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => return None,
+        Some("ClientIP") => {}
         Some(other) => {
-            let found: String = other.chars().take(64).collect();
+            let found = shorten(other);
             warnings.push(format!(
-                "annotation {affinity_key} has the unknown value {found:?}, taken as none: expected none, local, remote or local-node"
+                "sessionAffinity {found:?} is not known, taken as None: expected None or ClientIP"
             ));
-            Affinity::None
+            return None;
         }
-    };
-    let global = global.unwrap_or(false);
-    Sharing {
-        global,
-        shared: global && shared.unwrap_or(true),
-        affinity,
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+    match seconds.map(u32::try_from) {
+        None => Some(SESSION_AFFINITY_SECS),
+        Some(Ok(seconds @ 1..=SESSION_AFFINITY_SECS_MAX)) => Some(seconds),
+        Some(Ok(_) | Err(_)) => {
+            warnings.push(format!(
+                "a session affinity of {} seconds is not valid, taken as {SESSION_AFFINITY_SECS}: expected 1–{SESSION_AFFINITY_SECS_MAX}",
+                seconds.unwrap_or_default()
+            ));
+            Some(SESSION_AFFINITY_SECS)
+        }
     }
 }
 
-fn value<'a>(annotations: &'a BTreeMap<String, String>, new: &str, old: &str) -> Option<&'a str> {
-    annotations
-        .get(new)
-        .or_else(|| annotations.get(old))
-        .map(|v| v.trim())
-}
-
-fn flag(
-    annotations: &BTreeMap<String, String>,
-    new: &str,
-    old: &str,
-    warnings: &mut Vec<String>,
-) -> Option<bool> {
-    let text = value(annotations, new, old)?;
-    match text.to_ascii_lowercase().as_str() {
-        "true" => Some(true),
-        "false" => Some(false),
-        other => {
-            let found: String = other.chars().take(64).collect();
+fn traffic_policy_of(spec: &ServiceSpec, warnings: &mut Vec<String>) -> TrafficPolicy {
+    match spec.internal_traffic_policy.as_deref() {
+        None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+        Some("Local") => TrafficPolicy::Local,
+        Some(other) => {
+            let found = shorten(other);
             warnings.push(format!(
-                "annotation {new} has the unknown value {found:?}, taken as false: expected true or false"
+                "internalTrafficPolicy {found:?} is not known, taken as Cluster: expected Cluster or Local"
             ));
-            Some(false)
+            TrafficPolicy::Cluster
         }
     }
+}
+
+fn traffic_distribution_of(spec: &ServiceSpec, warnings: &mut Vec<String>) -> TrafficDistribution {
+    match spec.traffic_distribution.as_deref() {
+        None | Some("") => TrafficDistribution::Any,
+        Some("PreferClose" | "PreferSameZone") => TrafficDistribution::PreferSameZone,
+        Some("PreferSameNode") => TrafficDistribution::PreferSameNode,
+        Some(other) => {
+            let found = shorten(other);
+            warnings.push(format!(
+                "trafficDistribution {found:?} is not known, taken as none: expected PreferSameZone, PreferSameNode or PreferClose"
+            ));
+            TrafficDistribution::Any
+        }
+    }
+}
+
+/// Enough of somebody's text to find it again.
+fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 fn addresses_of(spec: &ServiceSpec, warnings: &mut Vec<String>) -> Vec<IpAddr> {
@@ -210,3 +244,8 @@ fn app_protocol_of(explicit: Option<&str>, port_name: &str) -> AppProtocol {
         _ => AppProtocol::Unknown,
     }
 }
+
+/// Kubernetes' default and limit.
+const SESSION_AFFINITY_SECS: u32 = 10_800;
+const SESSION_AFFINITY_SECS_MAX: u32 = 86_400;
+const NAME_LEN_MAX: usize = 253;

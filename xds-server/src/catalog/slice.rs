@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use tulle_model::{NamespacedName, Protocol};
+use tulle_model::{Health, NamespacedName, Protocol};
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +11,8 @@ pub(super) struct SliceFacts {
     pub(super) service: Option<NamespacedName>,
     pub(super) ports: Vec<SlicePort>,
     pub(super) endpoints: Vec<SliceEndpoint>,
+    /// The weight of each of its endpoints, if the slice tells one.
+    pub(super) weight: Option<u32>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -30,7 +32,7 @@ pub(super) struct SliceEndpoint {
     pub(super) zone: String,
     pub(super) hostname: String,
     /// May get new connections.
-    pub(super) ready: bool,
+    pub(super) health: Health,
 }
 
 impl SliceFacts {
@@ -74,6 +76,7 @@ impl SliceFacts {
             service: service.map(|s| NamespacedName::new(namespace.clone(), s.clone())),
             ports: ports.collect(),
             endpoints,
+            weight: weight_of(slice, &mut warnings),
             warnings,
         }
     }
@@ -89,6 +92,21 @@ impl SliceFacts {
             .iter()
             .filter(|e| e.pod.is_none() && !e.node.is_empty())
             .map(|e| &e.node)
+    }
+}
+
+/// Cilium's weight of a slice's endpoints; 0 keeps new connections away while others serve.
+fn weight_of(slice: &EndpointSlice, warnings: &mut Vec<String>) -> Option<u32> {
+    let text = slice.metadata.annotations.as_ref()?.get(WEIGHT_KEY)?;
+    match text.trim().parse::<u16>() {
+        Ok(weight) => Some(u32::from(weight)),
+        Err(_) => {
+            let found: String = text.chars().take(64).collect();
+            warnings.push(format!(
+                "annotation {WEIGHT_KEY} has the unknown value {found:?}, taken as none: expected 0–65535"
+            ));
+            None
+        }
     }
 }
 
@@ -116,9 +134,11 @@ fn endpoint_of(
         let namespace = t.namespace.clone().unwrap_or_else(|| namespace.to_owned());
         Some(NamespacedName::new(namespace, t.name.clone()?))
     });
-    // A missing condition means ready (an API server that knows nothing better); `terminating` overrules it.
+    // A missing condition means ready (an API server that knows nothing better). What terminates is never ready, unless
+    // its service publishes addresses of any state; whether it still serves is then told by `serving`.
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
     let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
     Some(SliceEndpoint {
         addresses,
@@ -126,9 +146,14 @@ fn endpoint_of(
         node: endpoint.node_name.clone().unwrap_or_default(),
         zone: endpoint.zone.clone().unwrap_or_default(),
         hostname: endpoint.hostname.clone().unwrap_or_default(),
-        ready: ready && !terminating,
+        health: match (terminating, ready, serving) {
+            (false, true, _) => Health::Healthy,
+            (true, _, true) => Health::Terminating,
+            (false, false, _) | (true, _, false) => Health::Unhealthy,
+        },
     })
 }
 
 const ADDRESSES_MAX: usize = 100;
 const WARNINGS_MAX: usize = 8;
+const WEIGHT_KEY: &str = "service.cilium.io/weight";

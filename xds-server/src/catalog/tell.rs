@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tulle_model::{Authorization, Change, NamespacedName, Workload, WorkloadUid};
+use tulle_model::{Authorization, Change, NamespacedName, Service, Sharing, Workload, WorkloadUid};
 
-use super::Catalog;
+use super::{Catalog, service::annotations::NAMESPACE_KEY};
 use crate::{
     policy_source::SourcePolicy,
     source::{ObjectKey, ObjectKind},
@@ -41,11 +41,11 @@ impl Catalog {
     }
 
     pub(super) fn tell_service(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {
-        let now = self.services.get(key).and_then(|f| f.service.as_ref());
+        let now = self.gated_service(key);
         match (self.told_services.get(key), now) {
-            (old, Some(new)) if old != Some(new) => {
-                facts.push(Change::Service(Arc::clone(new)));
-                self.told_services.insert(key.clone(), Arc::clone(new));
+            (old, Some(new)) if old != Some(&new) => {
+                facts.push(Change::Service(Arc::clone(&new)));
+                self.told_services.insert(key.clone(), new);
             }
             (Some(old), None) => {
                 facts.push(Change::ServiceGone(old.key()));
@@ -53,6 +53,48 @@ impl Catalog {
             }
             (Some(_) | None, _) => {}
         }
+    }
+
+    /// The service as its namespace lets it be; a service that cannot be global says so in its warnings.
+    fn gated_service(&mut self, key: &NamespacedName) -> Option<Arc<Service>> {
+        let object = ObjectKey {
+            kind: ObjectKind::Service,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        let Some(facts) = self.services.get(key) else {
+            self.warnings.remove(&object);
+            return None;
+        };
+        let service = facts.service.clone();
+        let mut warnings = facts.warnings.clone();
+        let wants_global = service.as_ref().is_some_and(|s| s.sharing.global);
+        let gated = wants_global && !self.may_be_global(&key.namespace);
+        if gated {
+            warnings.push(format!(
+                "the service is not global: its namespace {} is not ({NAMESPACE_KEY})",
+                key.namespace
+            ));
+        }
+        self.warn(object, &warnings);
+        let service = service?;
+        if !gated {
+            return Some(service);
+        }
+        let sharing = Sharing {
+            global: false,
+            shared: false,
+            ..service.sharing
+        };
+        Some(Arc::new(Service {
+            sharing,
+            ..(*service).clone()
+        }))
+    }
+
+    fn may_be_global(&self, namespace: &str) -> bool {
+        let said = self.namespaces.get(namespace).and_then(|n| n.global);
+        said.unwrap_or(self.settings.namespaces_global)
     }
 
     pub(super) fn tell_pod(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {

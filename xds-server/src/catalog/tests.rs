@@ -1,5 +1,7 @@
 //! Objects in, facts out.
 
+mod choice;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -8,12 +10,13 @@ use tulle_model::{
     Affinity, Directory, Health, PortMapping, Sharing, TunnelProtocol, WorkloadKind,
 };
 
-use super::{service::sharing_of, *};
+use super::{service::annotations::sharing_of, *};
 
 fn catalog() -> Catalog {
     Catalog::new(CatalogSettings {
         cluster: "koornacht".parse().unwrap(),
         trust_domain: "koornacht.tulle".parse().unwrap(),
+        namespaces_global: true,
     })
 }
 
@@ -293,14 +296,29 @@ fn health_needs_pod_and_slice() {
         Some("True"),
         Some(json!({"ready": false, "serving": true, "terminating": true})),
         false,
+        Health::Terminating,
+    );
+    check(
+        Some("True"),
+        Some(json!({"ready": false, "serving": false, "terminating": true})),
+        false,
+        Health::Unhealthy,
+    );
+    // Without a word about serving, not ready is not serving.
+    check(
+        Some("True"),
+        Some(json!({"ready": false, "terminating": true})),
+        false,
         Health::Unhealthy,
     );
     check(
         Some("True"),
         Some(json!({"ready": true})),
         true,
-        Health::Unhealthy,
+        Health::Terminating,
     );
+    check(Some("True"), None, true, Health::Terminating);
+    check(Some("False"), None, true, Health::Unhealthy);
 }
 
 #[test]
@@ -479,6 +497,11 @@ fn services_of_every_form() {
     );
     check(
         json!({"type": "ExternalName", "externalName": "example.org"}),
+        Some((0, 0, 0)),
+    );
+    check(json!({"type": "ExternalName"}), None);
+    check(
+        json!({"type": "ExternalName", "externalName": "no such name"}),
         None,
     );
     check(json!(null), Some((0, 0, 0)));

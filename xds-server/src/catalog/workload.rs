@@ -25,7 +25,8 @@ impl Catalog {
             return None;
         }
         let mut services: BTreeMap<NamespacedName, Vec<PortMapping>> = BTreeMap::new();
-        let mut slices_ready = None;
+        let mut slices_health = None;
+        let mut weight = None;
         let mut hostname = pod.hostname.clone();
         for slice in self.slices_by_pod.get(key).into_iter().flatten() {
             let Some(slice) = self.slices.get(slice) else {
@@ -39,13 +40,15 @@ impl Catalog {
                 if let Some((service, ports)) = self.served_by(slice, &pod.ports) {
                     merge_ports(services.entry(service).or_default(), ports);
                 }
-                slices_ready = Some(slices_ready.unwrap_or(true) && endpoint.ready);
+                slices_health = Some(worse(slices_health.unwrap_or_default(), endpoint.health));
+                weight = weight.or(slice.weight);
                 if hostname.is_empty() {
                     hostname.clone_from(&endpoint.hostname);
                 }
             }
         }
-        let namespace_out = self.namespaces.get(&key.namespace) == Some(&true);
+        let namespace = self.namespaces.get(&key.namespace);
+        let namespace_out = namespace.is_some_and(|n| n.out_of_mesh);
         Some(Workload {
             uid: uid.clone(),
             name: key.name.clone(),
@@ -63,11 +66,11 @@ impl Catalog {
             kind: pod.owner_kind,
             owner_name: pod.owner_name.clone(),
             tunnel_protocol: tunnel_protocol(pod, namespace_out),
-            health: health(pod, slices_ready),
+            health: health(pod, slices_health),
             host_network: pod.host_network,
             services: services.into_iter().collect(),
             authorization_policies: self.policies_for(&key.namespace, &pod.labels),
-            capacity: 1,
+            capacity: weight.unwrap_or(1),
             demoted: false,
         })
     }
@@ -83,7 +86,8 @@ impl Catalog {
         let podless = slice.endpoints.iter().filter(|e| e.pod.is_none());
         let workloads = podless.filter_map(|endpoint| {
             let services = BTreeMap::from([(service.clone(), ports.clone())]);
-            self.workload_of_endpoint(key, endpoint, services)
+            let weight = slice.weight.unwrap_or(1);
+            self.workload_of_endpoint(key, endpoint, services, weight)
         });
         let by_uid: BTreeMap<WorkloadUid, Workload> =
             workloads.map(|w| (w.uid.clone(), w)).collect();
@@ -95,6 +99,7 @@ impl Catalog {
         slice: &NamespacedName,
         endpoint: &SliceEndpoint,
         services: BTreeMap<NamespacedName, Vec<PortMapping>>,
+        weight: u32,
     ) -> Option<Workload> {
         let address = endpoint.addresses.first()?;
         let of_node = self.nodes.get(&endpoint.node).cloned();
@@ -122,16 +127,12 @@ impl Catalog {
             kind: WorkloadKind::Pod,
             owner_name: name.clone(),
             tunnel_protocol: TunnelProtocol::None,
-            health: if endpoint.ready {
-                Health::Healthy
-            } else {
-                Health::Unhealthy
-            },
+            health: endpoint.health,
             // Its address may be anybody's: it must never be taken for an identity (istiod does the same).
             host_network: true,
             services: services.into_iter().collect(),
             authorization_policies: Vec::new(),
-            capacity: 1,
+            capacity: weight,
             demoted: false,
         })
     }
@@ -198,12 +199,22 @@ fn tunnel_protocol(pod: &PodFacts, namespace_out: bool) -> TunnelProtocol {
 
 /// Healthy = the pod says so, and no slice knows better. A slice of a service that publishes unready addresses always says
 /// ready, so it never makes a pod look better than it is.
-fn health(pod: &PodFacts, slices_ready: Option<bool>) -> Health {
-    let ready = pod.ready.or(slices_ready).unwrap_or(false);
-    if ready && slices_ready.unwrap_or(true) && !pod.terminating {
-        Health::Healthy
-    } else {
-        Health::Unhealthy
+///
+/// A pod that is being deleted serves as long as its probe says so: Kubernetes keeps `Ready` up to date until the end.
+fn health(pod: &PodFacts, slices: Option<Health>) -> Health {
+    let of_pod = match (pod.ready, slices) {
+        (Some(true), _) | (None, Some(_)) if pod.terminating => Health::Terminating,
+        (Some(true), _) | (None, Some(_)) => Health::Healthy,
+        (Some(false), _) | (None, None) => Health::Unhealthy,
+    };
+    worse(of_pod, slices.unwrap_or_default())
+}
+
+fn worse(a: Health, b: Health) -> Health {
+    match (a, b) {
+        (Health::Unhealthy, _) | (_, Health::Unhealthy) => Health::Unhealthy,
+        (Health::Terminating, _) | (_, Health::Terminating) => Health::Terminating,
+        (Health::Healthy, Health::Healthy) => Health::Healthy,
     }
 }
 

@@ -30,6 +30,13 @@ fn defaults_are_what_the_manual_says() {
     assert_eq!(config.store, StoreConfig::Memory);
     assert_eq!((config.remotes, config.svid_ttl), (None, SVID_TTL_DEFAULT));
     assert_eq!(config.authority.given, None);
+    assert!(config.namespaces_global);
+}
+
+#[test]
+fn namespaces_can_be_closed_by_default() {
+    let config = serve(&format!("{GOOD} --default-global-namespace false"));
+    assert!(!config.namespaces_global);
 }
 
 #[test]
