@@ -2,11 +2,14 @@
 //!
 //! The rules (global services):
 //! - A remote workload serves a service here only if the service is global in both clusters and shared in the remote one.
+//! - The own cluster's object is the service: addresses, ports, session affinity, policies and order of failover of the others'
+//!   objects count in their own clusters only. Ports of the two belong together by name and protocol, else by number.
 //! - A remote workload that serves nothing here is still in the view: its identity is what policy and tunnels need.
 //! - Remote services never enter the view, so their addresses are not exported and a service that exists only elsewhere is not made.
 //! - A silent cluster's workloads are demoted, not removed; they are removed only by the cluster itself, or with its configuration.
 //!
-//! **Invariant:** the view is what `merge` computes from the same states from scratch (`incremental_equals_from_scratch`).
+//! **Invariant:** the view is what `merge` computes from the same states from scratch (`incremental_equals_from_scratch`), and
+//! so it depends on the states only, not on the order in which they came (`tests/histories.rs`).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,5 +1,8 @@
 //! Histories of several clusters, and the view after them.
 
+mod histories;
+mod truth;
+
 use proptest::prelude::*;
 use tulle_model::{
     Affinity, AppProtocol, Authorization, AuthorizationAction, AuthorizationScope, Health,
@@ -331,6 +334,55 @@ fn ports_belong_together_by_name() {
     );
     // Headless services may have no ports at all.
     check(vec![], vec![], &[], Some(&[]));
+}
+
+/// Whoever owns the service's address and name decides what the service is; the others only lend endpoints.
+#[test]
+fn the_own_clusters_object_is_the_service() {
+    let mut merge = mesh(sharing(true, true), sharing(true, true));
+    let other = Service {
+        session_affinity: Some(60),
+        internal_traffic_policy: tulle_model::TrafficPolicy::Local,
+        algorithm: tulle_model::Algorithm::Maglev,
+        ports: vec![port("", 8080, 9090)],
+        ..service("web", true, true)
+    };
+    let tion = cluster("tion");
+    merge.handle_remote(&tion, put_service(other)).unwrap();
+    let here = merge.view().service(&key("web")).unwrap();
+    assert_eq!(**here, service("web", true, true));
+    // What changes here, changes here at once, and no endpoint with it.
+    let mine = Service {
+        session_affinity: Some(30),
+        ..service("web", true, true)
+    };
+    let told = merge.handle_local(put_service(mine.clone()));
+    assert_eq!(told, [put_service(mine)]);
+}
+
+#[test]
+fn each_protocol_of_a_port_is_mapped_by_itself() {
+    let udp = |number, target| ServicePort {
+        protocol: Protocol::Udp,
+        ..port("dns", number, target)
+    };
+    let mapping = |service_port, target_port, protocol| PortMapping {
+        service_port,
+        target_port,
+        protocol,
+    };
+    let of = |ports: Vec<ServicePort>| Service {
+        ports,
+        ..service("web", true, true)
+    };
+    let here = of(vec![udp(53, 0), port("dns-tcp", 53, 0)]);
+    let there = of(vec![port("dns-tcp", 5300, 0), udp(5300, 0)]);
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let own = [mapping(5300, 2053, tcp), mapping(5300, 1053, udp)];
+    assert_eq!(
+        mapped_ports(&here, &there, &own).unwrap(),
+        [mapping(53, 1053, udp), mapping(53, 2053, tcp)]
+    );
 }
 
 #[test]
