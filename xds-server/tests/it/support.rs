@@ -105,6 +105,7 @@ impl Cluster {
             node_tokens: self.path("tokens.json"),
             store: self.store.clone(),
             remotes: (self.store != StoreConfig::Memory).then(|| self.path("remotes")),
+            namespaces_global: true,
             svid_ttl: Duration::from_secs(3600),
             management: ManagementConfig {
                 listen: Some("127.0.0.1:0".parse().unwrap()),
