@@ -2,7 +2,7 @@
 
 use hickory_proto::{
     op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::DNSClass,
+    rr::{DNSClass, Name, Record},
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -90,7 +90,7 @@ impl Question {
         let mut answer = self.reply(ResponseCode::NoError);
         answer.metadata.authoritative = true;
         match lookup {
-            Lookup::NotOurs => return None,
+            Lookup::NotOurs | Lookup::Elsewhere { .. } => return None,
             Lookup::Records {
                 answers,
                 additionals,
@@ -105,6 +105,39 @@ impl Question {
             }
         }
         Some(fit(answer, self.answer_len_max(transport)))
+    }
+
+    /// The same question about another name, to be asked of another resolver; and its bytes.
+    pub(crate) fn about(&self, target: Name) -> (Question, Vec<u8>) {
+        let mut query = self.query.clone();
+        query.set_name(target);
+        let mut message = Message::new(self.id(), MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.metadata.checking_disabled = self.message.metadata.checking_disabled;
+        message.add_query(query.clone());
+        if self.message.edns.is_some() {
+            message.set_edns(our_edns());
+        }
+        let bytes = encode(&message);
+        (Question { message, query }, bytes)
+    }
+
+    /// The answer to this question made of `aliases` and what another resolver said of the name that they lead to.
+    pub(crate) fn answer_behind(
+        &self,
+        aliases: Vec<Record>,
+        answer: &[u8],
+        transport: Transport,
+    ) -> Vec<u8> {
+        let Ok(behind) = Message::from_vec(answer) else {
+            return self.failure(ResponseCode::ServFail);
+        };
+        let mut whole = self.reply(behind.metadata.response_code);
+        whole.metadata.truncation = behind.metadata.truncation;
+        whole.answers = aliases;
+        whole.answers.extend(behind.answers);
+        whole.authorities = behind.authorities;
+        fit(whole, self.answer_len_max(transport))
     }
 
     /// An answer that only says that something went wrong.

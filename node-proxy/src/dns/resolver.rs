@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use hickory_proto::op::ResponseCode;
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, Record},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tulle_balance::Viewpoint;
 use tulle_model::{Directory, Locality};
@@ -40,6 +43,8 @@ pub(crate) struct Waiting {
     question: Question,
     raw: Vec<u8>,
     transport: Transport,
+    /// The aliases that the answer begins with, and the name to ask for instead.
+    aliased: Option<(Vec<Record>, Name)>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -80,7 +85,11 @@ impl Resolver {
             Lookup::Records { .. } => QueryOutcome::Answered,
             Lookup::NoData => QueryOutcome::NoData,
             Lookup::NoSuchName => QueryOutcome::NoSuchName,
-            Lookup::NotOurs => QueryOutcome::Forwarded,
+            Lookup::NotOurs | Lookup::Elsewhere { .. } => QueryOutcome::Forwarded,
+        };
+        let aliased = match &lookup {
+            Lookup::Elsewhere { aliases, target } => Some((aliases.clone(), target.clone())),
+            _ => None,
         };
         if let Some(answer) = question.answer(lookup, transport) {
             self.context.metrics.query(outcome);
@@ -94,6 +103,7 @@ impl Resolver {
                     question,
                     raw,
                     transport,
+                    aliased,
                     _place: place,
                 }))
             }
@@ -110,6 +120,7 @@ impl Resolver {
             question,
             raw,
             transport,
+            aliased,
             _place,
         } = *waiting;
         let candidates = {
@@ -118,9 +129,13 @@ impl Resolver {
                 self.forwarder.candidates(&directory, viewpoint, transport)
             })
         };
-        self.forwarder
-            .ask(&candidates, &question, &raw, transport)
-            .await
+        let Some((aliases, target)) = aliased else {
+            let asked = self.forwarder.ask(&candidates, &question, &raw, transport);
+            return asked.await;
+        };
+        let (instead, raw) = question.about(target);
+        let asked = self.forwarder.ask(&candidates, &instead, &raw, transport);
+        question.answer_behind(aliases, &asked.await, transport)
     }
 
     /// Counts what the transport itself had to give up.

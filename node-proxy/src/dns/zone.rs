@@ -2,8 +2,21 @@
 //!
 //! Follows the Kubernetes DNS specification 1.1.0 for the cluster domain. Names outside it are somebody else's
 //! ([`Lookup::NotOurs`]), unless the pod's search list makes one of them the name of a service. No I/O, no clock.
+//!
+//! A headless service that is global answers with the pods of all clusters, chosen as `tulle_balance::select` says for such
+//! services. Two clusters may have pods of one hostname, so each pod also has a name with its cluster in it:
+//!
+//! | name below `<service>.<namespace>.svc` | stands for |
+//! |---|---|
+//! | `<hostname>` | the pods of that hostname, in whichever cluster |
+//! | `<cluster>` | the pods of that cluster |
+//! | `<hostname>.<cluster>` | the pod of that hostname in that cluster |
+//! | `_<port>._<protocol>` | SRV of all pods; those of other clusters by their names with the cluster |
+//! | `_<port>._<protocol>.<cluster>` | SRV of the pods of that cluster |
 
+mod alias;
 mod endpoints;
+mod locations;
 mod names;
 
 use std::{
@@ -13,12 +26,12 @@ use std::{
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{PTR, SOA, SRV, TXT},
+    rdata::{PTR, SOA, TXT},
 };
 use tulle_balance::Viewpoint;
-use tulle_model::{Directory, NamespacedName, Service, ServicePort, Workload};
+use tulle_model::{ClusterName, Directory, NamespacedName, Service, ServicePort, Workload};
 
-use endpoints::{host_label, named_endpoints, ready_addresses, ready_endpoints};
+use endpoints::{named_endpoints, ready_addresses, ready_endpoints};
 use names::{dashed_address, labels_of, protocol_label, strip_domain, under};
 
 /// The view of one pod.
@@ -47,6 +60,13 @@ pub(crate) enum Lookup {
     NoData,
     /// The name is ours and does not exist.
     NoSuchName,
+    /// The name is another name for one that another resolver has to be asked for.
+    Elsewhere {
+        /// How one leads to the other; the start of the answer section.
+        aliases: Vec<Record>,
+        /// What is to be asked.
+        target: Name,
+    },
     /// Another resolver has to be asked.
     NotOurs,
 }
@@ -61,8 +81,10 @@ enum Node<'a> {
     SchemaVersion,
     /// A service by its own name.
     Service(&'a Arc<Service>),
-    /// One port of a service, by name and protocol.
-    Port(&'a Arc<Service>, &'a ServicePort),
+    /// The endpoints of a headless service in one cluster.
+    Cluster(&'a Arc<Service>, ClusterName),
+    /// One port of a service, by name and protocol; of a headless one perhaps in one cluster only.
+    Port(&'a Arc<Service>, &'a ServicePort, Option<ClusterName>),
     /// Endpoints of a service, by their hostname.
     Endpoints(Vec<&'a Arc<Workload>>),
     /// A pod, by its address.
@@ -72,6 +94,11 @@ enum Node<'a> {
 impl<'a> Zone<'a> {
     /// Answers one question of class IN.
     pub(crate) fn look_up(&self, name: &Name, kind: RecordType) -> Lookup {
+        self.follow(name, kind)
+    }
+
+    /// The same, of a name that may be an alias; the alias itself is not followed.
+    fn look_up_one(&self, name: &Name, kind: RecordType) -> Lookup {
         let labels = labels_of(name);
         if let Some(prefix) = strip_domain(&labels) {
             let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
@@ -105,7 +132,11 @@ impl<'a> Zone<'a> {
             let node = self.find(&whole)?;
             let counts = matches!(
                 node,
-                Node::Service(_) | Node::Port(..) | Node::Endpoints(_) | Node::Pod(_)
+                Node::Service(_)
+                    | Node::Cluster(..)
+                    | Node::Port(..)
+                    | Node::Endpoints(_)
+                    | Node::Pod(_)
             );
             counts.then_some(node)
         })
@@ -128,19 +159,22 @@ impl<'a> Zone<'a> {
             }
             [service, namespace, "svc"] => self.service(service, namespace).map(Node::Service),
             [label, service, namespace, "svc"] => {
-                self.below_service(self.service(service, namespace)?, label)
+                self.below_service(self.served(service, namespace)?, label)
             }
-            [port, protocol, service, namespace, "svc"] => {
-                let service = self.service(service, namespace)?;
-                let protocol = protocol_label(protocol)?;
-                let name = port.strip_prefix('_').filter(|name| !name.is_empty())?;
-                let same =
-                    |p: &&ServicePort| p.protocol == protocol && p.name.eq_ignore_ascii_case(name);
-                service
-                    .ports
-                    .iter()
-                    .find(same)
-                    .map(|port| Node::Port(service, port))
+            [port, protocol, service, namespace, "svc"] if port.starts_with('_') => {
+                self.port(port, protocol, self.served(service, namespace)?, None)
+            }
+            [host, cluster, service, namespace, "svc"] => {
+                let service = self.served(service, namespace)?;
+                let cluster = self.cluster(service, cluster)?;
+                let mut endpoints = named_endpoints(self.directory, service, host);
+                endpoints.retain(|endpoint| endpoint.cluster == cluster);
+                (!endpoints.is_empty()).then_some(Node::Endpoints(endpoints))
+            }
+            [port, protocol, cluster, service, namespace, "svc"] => {
+                let service = self.served(service, namespace)?;
+                let cluster = self.cluster(service, cluster)?;
+                self.port(port, protocol, service, Some(cluster))
             }
             _ => None,
         }
@@ -152,7 +186,38 @@ impl<'a> Zone<'a> {
             return exists.then_some(Node::Inner);
         }
         let endpoints = named_endpoints(self.directory, service, label);
-        (!endpoints.is_empty()).then_some(Node::Endpoints(endpoints))
+        if !endpoints.is_empty() {
+            return Some(Node::Endpoints(endpoints));
+        }
+        let cluster = self.cluster(service, label)?;
+        Some(Node::Cluster(service, cluster))
+    }
+
+    fn port(
+        &self,
+        port: &str,
+        protocol: &str,
+        service: &'a Arc<Service>,
+        cluster: Option<ClusterName>,
+    ) -> Option<Node<'a>> {
+        let protocol = protocol_label(protocol)?;
+        let name = port.strip_prefix('_').filter(|name| !name.is_empty())?;
+        let same = |p: &&ServicePort| p.protocol == protocol && p.name.eq_ignore_ascii_case(name);
+        let port = service.ports.iter().find(same)?;
+        Some(Node::Port(service, port, cluster))
+    }
+
+    /// A cluster in which a headless service has an endpoint that serves.
+    fn cluster(&self, service: &'a Arc<Service>, label: &str) -> Option<ClusterName> {
+        let cluster: ClusterName = label.parse().ok()?;
+        let exists = service.is_headless() && !self.ready(service, Some(&cluster)).is_empty();
+        exists.then_some(cluster)
+    }
+
+    /// A service that is served by endpoints, so that names below it mean something.
+    fn served(&self, name: &str, namespace: &str) -> Option<&'a Arc<Service>> {
+        let service = self.service(name, namespace)?;
+        service.external_name.is_none().then_some(service)
     }
 
     fn service(&self, name: &str, namespace: &str) -> Option<&'a Arc<Service>> {
@@ -161,12 +226,16 @@ impl<'a> Zone<'a> {
         let service = self
             .directory
             .service(&NamespacedName::new(namespace, hostname))?;
-        let exists = !service.is_headless() || !self.ready(service).is_empty();
+        let exists = !service.is_headless() || !self.ready(service, None).is_empty();
         exists.then_some(service)
     }
 
-    fn ready(&self, service: &'a Arc<Service>) -> Vec<&'a Arc<Workload>> {
-        ready_endpoints(self.directory, self.viewpoint, service)
+    fn ready(
+        &self,
+        service: &'a Arc<Service>,
+        cluster: Option<&ClusterName>,
+    ) -> Vec<&'a Arc<Workload>> {
+        ready_endpoints(self.directory, self.viewpoint, service, cluster)
     }
 
     /// The records of a node; `owner` is the name as it was asked.
@@ -182,16 +251,27 @@ impl<'a> Zone<'a> {
                 )])
             }
             (Node::Apex | Node::Inner | Node::SchemaVersion, _) => Lookup::NoData,
-            (Node::Service(service), RecordType::SRV) => {
-                let named = service.ports.iter().filter(|port| !port.name.is_empty());
-                self.service_locations(service, named, owner)
+            (Node::Service(service), _) if service.external_name.is_some() => {
+                records(self.alias_record(service, owner).into_iter().collect())
             }
-            (Node::Port(service, port), RecordType::SRV) => {
-                self.service_locations(service, std::iter::once(*port), owner)
+            (Node::Service(service), RecordType::SRV) => {
+                self.service_locations(service, named(service), None, owner)
+            }
+            (Node::Cluster(service, cluster), RecordType::SRV) => {
+                self.service_locations(service, named(service), Some(cluster), owner)
+            }
+            (Node::Port(service, port, cluster), RecordType::SRV) => {
+                let port = std::iter::once(*port);
+                self.service_locations(service, port, cluster.as_ref(), owner)
             }
             (Node::Port(..), _) => Lookup::NoData,
             (Node::Service(service), _) => {
-                records(self.address_records(&self.addresses_of(service, kind), owner, kind))
+                let addresses = self.addresses_of(service, None, kind);
+                records(self.address_records(&addresses, owner, kind))
+            }
+            (Node::Cluster(service, cluster), _) => {
+                let addresses = self.addresses_of(service, Some(cluster), kind);
+                records(self.address_records(&addresses, owner, kind))
             }
             (Node::Endpoints(endpoints), _) => {
                 let addresses = endpoints.iter().flat_map(|w| w.addresses.iter().copied());
@@ -201,7 +281,12 @@ impl<'a> Zone<'a> {
         }
     }
 
-    fn addresses_of(&self, service: &'a Arc<Service>, kind: RecordType) -> Vec<IpAddr> {
+    fn addresses_of(
+        &self,
+        service: &'a Arc<Service>,
+        cluster: Option<&ClusterName>,
+        kind: RecordType,
+    ) -> Vec<IpAddr> {
         if !service.is_headless() {
             return service.addresses.clone();
         }
@@ -212,7 +297,7 @@ impl<'a> Zone<'a> {
         };
         let of_family = |is_ipv4: &bool| {
             let is_ipv4 = *is_ipv4;
-            ready_addresses(self.directory, self.viewpoint, service, is_ipv4)
+            ready_addresses(self.directory, self.viewpoint, service, cluster, is_ipv4)
         };
         families.iter().flat_map(of_family).collect()
     }
@@ -235,60 +320,6 @@ impl<'a> Zone<'a> {
         chosen.into_iter().map(record).collect()
     }
 
-    /// SRV records: one for the cluster IP, or one for each endpoint of a headless service.
-    fn service_locations<'p>(
-        &self,
-        service: &'a Arc<Service>,
-        ports: impl Iterator<Item = &'p ServicePort>,
-        owner: &Name,
-    ) -> Lookup {
-        let mut answers = Vec::new();
-        let mut additionals = Vec::new();
-        let mut add = |target: Name, port: u16, weight: u16, addresses: &[IpAddr]| {
-            let srv = RData::SRV(SRV::new(0, weight, port, target.clone()));
-            answers.push(Record::from_rdata(owner.clone(), TTL_SECS, srv));
-            let address =
-                |ip: &IpAddr| Record::from_rdata(target.clone(), TTL_SECS, RData::from(*ip));
-            additionals.extend(addresses.iter().map(address));
-        };
-        let key = service.key();
-        let endpoints = if service.is_headless() {
-            self.ready(service)
-        } else {
-            Vec::new()
-        };
-        let weight = weight_of_each(endpoints.len().max(1));
-        for port in ports {
-            if !service.is_headless() {
-                let Some(target) = absolute(&service.hostname) else {
-                    continue;
-                };
-                add(target, port.port, weight, &service.addresses);
-                continue;
-            }
-            for endpoint in endpoints.iter().take(ADDRESSES_MAX) {
-                let name = format!("{}.{}", host_label(endpoint), service.hostname);
-                let Some(target) = absolute(&name) else {
-                    continue;
-                };
-                let mut served = endpoint.serving_addresses(&key, port);
-                let number = served
-                    .next()
-                    .map_or(port.target_port, |socket| socket.port());
-                add(target, number, weight, &endpoint.addresses);
-            }
-        }
-        additionals.dedup();
-        if answers.is_empty() {
-            Lookup::NoData
-        } else {
-            Lookup::Records {
-                answers,
-                additionals,
-            }
-        }
-    }
-
     /// The name of a cluster IP, or of an endpoint of a headless service.
     fn reverse(&self, name: &Name, kind: RecordType) -> Lookup {
         let Some(address) = reverse_address(name) else {
@@ -307,16 +338,6 @@ impl<'a> Zone<'a> {
             None => Lookup::NotOurs,
         }
     }
-
-    fn endpoint_hostname(&self, address: IpAddr) -> Option<String> {
-        let endpoint = self.directory.workload_at(address)?;
-        endpoint.services.keys().find_map(|key| {
-            let service = self.directory.service(key)?;
-            let ready =
-                service.is_headless() && self.ready(service).iter().any(|w| w.uid == endpoint.uid);
-            ready.then(|| format!("{}.{}", host_label(endpoint), service.hostname))
-        })
-    }
 }
 
 fn records(answers: Vec<Record>) -> Lookup {
@@ -330,13 +351,13 @@ fn records(answers: Vec<Record>) -> Lookup {
     }
 }
 
-fn absolute(hostname: &str) -> Option<Name> {
-    Name::from_ascii(format!("{hostname}.")).ok()
+/// The ports that have SRV records under the service's own name.
+fn named(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    service.ports.iter().filter(|port| !port.name.is_empty())
 }
 
-/// As CoreDNS: the weights of one set add up to about 100.
-fn weight_of_each(count: usize) -> u16 {
-    u16::try_from(100 / count.max(1)).unwrap_or(1).max(1)
+fn absolute(hostname: &str) -> Option<Name> {
+    Name::from_ascii(format!("{hostname}.")).ok()
 }
 
 /// The whole address that a name under `arpa` spells; `None` for a part of one.

@@ -3,17 +3,23 @@
 use std::{net::IpAddr, sync::Arc};
 
 use tulle_balance::{Viewpoint, select_endpoints};
-use tulle_model::{Directory, Health, Service, Workload};
+use tulle_model::{ClusterName, Directory, Health, Service, Workload};
 
 use super::names::dashed_address;
 
-/// The endpoints that a client should use now: the same choice as for a cluster IP.
+/// The endpoints that a client should use now: the same choice as for a cluster IP, perhaps within one cluster.
 pub(super) fn ready_endpoints<'a>(
     directory: &'a Directory,
     viewpoint: Viewpoint<'_>,
     service: &Service,
+    cluster: Option<&ClusterName>,
 ) -> Vec<&'a Arc<Workload>> {
-    select_endpoints(viewpoint, service, directory.endpoints(&service.key()))
+    let endpoints = directory.endpoints(&service.key());
+    select_endpoints(viewpoint, service, endpoints.filter(|w| is_in(w, cluster)))
+}
+
+fn is_in(workload: &Workload, cluster: Option<&ClusterName>) -> bool {
+    cluster.is_none_or(|cluster| workload.cluster == *cluster)
 }
 
 /// The addresses of one family that a client should use now.
@@ -21,6 +27,7 @@ pub(super) fn ready_addresses(
     directory: &Directory,
     viewpoint: Viewpoint<'_>,
     service: &Service,
+    cluster: Option<&ClusterName>,
     is_ipv4: bool,
 ) -> Vec<IpAddr> {
     let of_family = |workload: &Workload| {
@@ -34,7 +41,7 @@ pub(super) fn ready_addresses(
     // Before the choice: an endpoint without such an address must not stand for its whole cluster.
     let able = directory
         .endpoints(&service.key())
-        .filter(|w| !of_family(w).is_empty());
+        .filter(|w| is_in(w, cluster) && !of_family(w).is_empty());
     select_endpoints(viewpoint, service, able)
         .into_iter()
         .flat_map(|w| of_family(w))

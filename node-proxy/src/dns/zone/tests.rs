@@ -15,6 +15,17 @@ fn mesh() -> Directory {
     rebel.ports[0].name = "http".to_owned();
     mesh.add_service(rebel);
     mesh.add_service(service("default", "only-v4", &["172.20.1.8"]));
+    for (name, target) in [
+        ("inside", "rebel-base.default.svc.cluster.local"),
+        ("outside", "db.example.org"),
+        ("twice", "outside.default.svc.cluster.local"),
+        ("nowhere", "nobody.default.svc.cluster.local"),
+        ("circle", "circle.default.svc.cluster.local"),
+    ] {
+        let mut alias = service("default", name, &[]);
+        alias.external_name = Some(target.to_owned());
+        mesh.add_service(alias);
+    }
     let mut headless = service("data", "db", &[]);
     headless.ports[0].name = "sql".to_owned();
     headless.ports[0].target_port = 0;
@@ -81,6 +92,10 @@ fn check(name: &str, kind: RecordType, expected: &[&str]) {
         Lookup::NoData => vec!["nodata".to_owned()],
         Lookup::NoSuchName => vec!["nxdomain".to_owned()],
         Lookup::NotOurs => vec!["forward".to_owned()],
+        Lookup::Elsewhere { aliases, target } => {
+            let aliases = aliases.iter().map(|r| r.data.to_string());
+            aliases.chain([format!("forward {target}")]).collect()
+        }
     };
     assert_eq!(found, expected, "{name} {kind}");
 }
@@ -229,6 +244,87 @@ fn a_pod_of_a_headless_service_has_a_name() {
 }
 
 #[test]
+fn clusters_have_names_below_headless_services() {
+    let (a, nxdomain) = (RecordType::A, &["nxdomain"]);
+    let check = |name: &str, expected: &[&str]| {
+        check(&format!("{name}.svc.cluster.local."), a, expected);
+    };
+    check("koornacht.db.data", &["10.1.1.5", "10.1.1.6"]);
+    check("tion.db.data", &["10.2.1.5"]);
+    check("db-1.tion.db.data", &["10.2.1.5"]);
+    check("db-0.koornacht.db.data", &["10.1.1.5"]);
+    check("10-1-1-6.koornacht.db.data", &["10.1.1.6"]);
+    check("db-0.tion.db.data", nxdomain);
+    check("yavin.db.data", nxdomain);
+    check("db-0.yavin.db.data", nxdomain);
+    check("_sql._tcp.yavin.db.data", nxdomain);
+    // A service with an address of its own is one thing, wherever it is served.
+    check("koornacht.rebel-base.default", nxdomain);
+    check("a.koornacht.rebel-base.default", nxdomain);
+}
+
+/// Two clusters run the same StatefulSet: one name for both, and one for each.
+#[test]
+fn one_hostname_in_two_clusters_is_two_pods() {
+    let mut mesh = mesh();
+    let mut twin = pod("tion", "data", "db-0", &["10.2.1.9"]);
+    twin.hostname = "db-0".to_owned();
+    twin.services.insert(
+        "data/db.data.svc.cluster.local".parse().unwrap(),
+        Vec::new(),
+    );
+    mesh.apply(Change::Workload(Arc::new(twin)));
+    let found = |name: &str| {
+        let name = format!("{name}.db.data.svc.cluster.local.");
+        match look_up(&mesh, &name, RecordType::A) {
+            Lookup::Records { answers, .. } => {
+                let mut texts: Vec<_> = answers.iter().map(|r| r.data.to_string()).collect();
+                texts.sort();
+                texts.join(" ")
+            }
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(found("db-0"), "10.1.1.5 10.2.1.9");
+    assert_eq!(found("db-0.koornacht"), "10.1.1.5");
+    assert_eq!(found("db-0.tion"), "10.2.1.9");
+    let name = "9.1.2.10.in-addr.arpa.";
+    let Lookup::Records { answers, .. } = look_up(&mesh, name, RecordType::PTR) else {
+        panic!("an answer is expected");
+    };
+    let target = answers[0].data.to_string();
+    assert_eq!(target, "db-0.tion.db.data.svc.cluster.local.");
+}
+
+#[test]
+fn external_names_are_aliases() {
+    let alias = "rebel-base.default.svc.cluster.local.";
+    let name = |name: &str| format!("{name}.default.svc.cluster.local.");
+    let (a, aaaa) = (RecordType::A, RecordType::AAAA);
+    check(&name("inside"), a, &["172.20.1.7", alias]);
+    check("inside.", a, &["172.20.1.7", alias]);
+    check(&name("inside"), aaaa, &["fd00:20:1::7", alias]);
+    check(&name("inside"), RecordType::CNAME, &[alias]);
+    let outside = "db.example.org.";
+    let forward = format!("forward {outside}");
+    check(&name("outside"), a, &[outside, &forward]);
+    check(&name("outside"), RecordType::TXT, &[outside, &forward]);
+    check(&name("outside"), RecordType::CNAME, &[outside]);
+    // Through two names to a third.
+    let first = name("outside");
+    check(&name("twice"), a, &[&first, outside, &forward]);
+    // What is not there, and what leads in a circle: the alias alone.
+    let nobody = name("nobody");
+    check(&name("nowhere"), a, &[&nobody]);
+    let circle = name("circle");
+    check(&circle, a, &[circle.as_str(); 8]);
+    // Nothing is served there, so nothing is below it.
+    check(&name("_http._tcp.outside"), RecordType::SRV, &["nxdomain"]);
+    check(&name("host.outside"), a, &["nxdomain"]);
+    check(&name("host.koornacht.outside"), a, &["nxdomain"]);
+}
+
+#[test]
 fn ports_have_srv_records() {
     let vip = "0 100 80 rebel-base.default.svc.cluster.local.";
     check(
@@ -254,7 +350,21 @@ fn ports_have_srv_records() {
         &[
             "0 33 5432 10-1-1-6.db.data.svc.cluster.local.",
             "0 33 5432 db-0.db.data.svc.cluster.local.",
-            "0 33 5432 db-1.db.data.svc.cluster.local.",
+            // Of another cluster: its name says so, and so is its own.
+            "0 33 5432 db-1.tion.db.data.svc.cluster.local.",
+        ],
+    );
+    check(
+        "_sql._tcp.tion.db.data.svc.cluster.local.",
+        RecordType::SRV,
+        &["0 100 5432 db-1.tion.db.data.svc.cluster.local."],
+    );
+    check(
+        "koornacht.db.data.svc.cluster.local.",
+        RecordType::SRV,
+        &[
+            "0 50 5432 10-1-1-6.db.data.svc.cluster.local.",
+            "0 50 5432 db-0.db.data.svc.cluster.local.",
         ],
     );
 }
