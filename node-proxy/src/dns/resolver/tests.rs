@@ -9,7 +9,10 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use super::super::{DnsContext, PodDns};
+use super::{
+    super::{DnsContext, PodDns, forward::Forwarder, message::Transport},
+    Resolver, Step,
+};
 use crate::{
     metrics::{DnsMetrics, QueryOutcome},
     netns::NamespaceHandle,
@@ -216,4 +219,78 @@ async fn more_connections_than_places_are_closed() {
         .await
         .unwrap();
     assert_eq!(receive_framed(first).await.answers.len(), 1);
+}
+
+/// A resolver that knows one address of `db.example.org` and nothing else, and says whatever it is asked.
+async fn other_resolver() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (len, client) = socket.recv_from(&mut buffer).await.unwrap();
+            let mut message = Message::from_vec(&buffer[..len]).unwrap();
+            message.metadata.message_type = hickory_proto::op::MessageType::Response;
+            let name = message.queries[0].name().clone();
+            if name.to_string() == "db.example.org." {
+                let data = hickory_proto::rr::RData::from(std::net::Ipv4Addr::new(192, 0, 2, 7));
+                message.add_answer(hickory_proto::rr::Record::from_rdata(name, 60, data));
+            } else {
+                message.metadata.response_code = ResponseCode::NXDomain;
+            }
+            socket
+                .send_to(&message.to_vec().unwrap(), client)
+                .await
+                .unwrap();
+        }
+    });
+    address
+}
+
+/// The answer to an application's question holds the alias and the address, as its stub resolver needs it.
+#[tokio::test]
+async fn an_external_name_is_answered_with_its_address() {
+    let mut mesh = Fixture::default();
+    for (name, target) in [("db", "db.example.org"), ("gone", "gone.example.org")] {
+        let mut alias = service("default", name, &[]);
+        alias.external_name = Some(target.to_owned());
+        mesh.add_service(alias);
+    }
+    let metrics = Arc::new(DnsMetrics::default());
+    let context = DnsContext {
+        directory: Published::fixed(mesh.directory()),
+        cluster: "koornacht".parse().unwrap(),
+        node: "koornacht-worker".to_owned(),
+        metrics: Arc::clone(&metrics),
+    };
+    let forwarder = Forwarder {
+        namespace: Arc::new(NamespaceHandle::open(Path::new("/proc/self/ns/net")).unwrap()),
+        nameservers: vec![other_resolver().await],
+        limits: Default::default(),
+        metrics: Arc::clone(&metrics),
+        silent_until: Default::default(),
+    };
+    let resolver = Resolver::new(Arc::new(context), descriptor(), forwarder);
+    let ask = async |name: &str| {
+        let Step::Wait(waiting) = resolver.take(&query(5, name), Transport::Udp) else {
+            panic!("another resolver has to be asked");
+        };
+        Message::from_vec(&resolver.finish(waiting).await).unwrap()
+    };
+    let answer = ask("db.").await;
+    assert_eq!(answer.metadata.id, 5);
+    assert_eq!(answer.queries[0].name().to_string(), "db.");
+    let records: Vec<_> = answer
+        .answers
+        .iter()
+        .map(|r| format!("{} {}", r.name, r.data))
+        .collect();
+    assert_eq!(
+        records,
+        ["db. db.example.org.", "db.example.org. 192.0.2.7"]
+    );
+    let answer = ask("gone.default.svc.cluster.local.").await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(answer.answers.len(), 1);
+    assert_eq!(metrics.queries(QueryOutcome::Forwarded), 2);
 }
