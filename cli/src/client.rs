@@ -126,7 +126,9 @@ impl Client {
 
     /// Waits a moment before the next question.
     pub(crate) fn pause(&self, duration: Duration) {
-        self.runtime.block_on(tokio::time::sleep(duration));
+        // The timer belongs to the runtime, so it is made inside.
+        self.runtime
+            .block_on(async { tokio::time::sleep(duration).await });
     }
 
     fn call<T: DeserializeOwned>(

@@ -224,15 +224,18 @@ impl Contexts {
     }
 
     fn names(&self) -> Vec<String> {
-        let labs = self.labs.iter().map(|(rig, cluster, _)| {
-            if rig == DEFAULT_RIG {
-                cluster.clone()
-            } else {
-                format!("{rig}/{cluster}")
-            }
-        });
+        let labs = self.labs.iter().map(|(_, _, entry)| entry.name.clone());
         let file = self.file.contexts.iter().map(|entry| entry.name.clone());
         file.chain(labs).collect()
+    }
+}
+
+/// What a lab's cluster is called, so that it is found again.
+fn name_of(rig: &str, cluster: &str) -> String {
+    if rig == DEFAULT_RIG {
+        cluster.to_owned()
+    } else {
+        format!("{rig}/{cluster}")
     }
 }
 
@@ -267,7 +270,7 @@ fn labs() -> Vec<(String, String, Entry)> {
         let Ok(lab) = Lab::open(&rig) else { continue };
         for access in lab.management() {
             let entry = Entry {
-                name: access.cluster.clone(),
+                name: name_of(&rig, &access.cluster),
                 server: access.server,
                 ca: access.ca,
                 cert: None,

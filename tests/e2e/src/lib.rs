@@ -3,6 +3,8 @@
 //! The tests themselves are in `tests/`; each stands for a promise that a user can see.
 
 pub mod bench;
+pub mod command;
+pub mod curls;
 pub mod load;
 pub mod peer;
 pub mod rig;

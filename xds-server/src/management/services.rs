@@ -2,9 +2,11 @@
 //!
 //! Pure: the choice itself is `tulle-balance`'s, the same that the nodes make; here it is only put into words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use tulle_balance::{Viewpoint, select_endpoints};
+use tulle_balance::{
+    Ejected, Endpoint, Reason, SpillState, Verdict, Viewpoint, explain, select_endpoints,
+};
 use tulle_model::{
     Affinity, ClusterName, Directory, Health, Locality, NamespacedName, Protocol, Service,
     ServicePort, Workload, WorkloadUid,
@@ -91,11 +93,10 @@ impl Services<'_> {
     fn summary(&self, service: &Service, node: &str) -> ServiceSummary {
         let key = service.key();
         let known = self.given.endpoints(&key).count();
-        let selected = self.select(service, node, |_| true);
+        let selected = self.select(service, node);
         let mut included = BTreeMap::new();
-        for uid in &selected {
-            let cluster = self.given.workload(uid).map(|w| w.cluster.to_string());
-            *included.entry(cluster.unwrap_or_default()).or_default() += 1;
+        for workload in &selected {
+            *included.entry(workload.cluster.to_string()).or_default() += 1;
         }
         ServiceSummary {
             namespace: service.namespace.clone(),
@@ -129,58 +130,65 @@ impl Services<'_> {
         [own].into_iter().chain(remotes).collect()
     }
 
-    /// The endpoints of one port in all clusters.
+    /// The endpoints of one port in all clusters. Each family is chosen for itself, as the nodes do it: a client that asks for
+    /// an IPv4 address can use no other.
     fn backends(&self, service: &Service, port: &ServicePort, node: &str) -> Vec<Backend> {
         let key = service.key();
-        let serves = |workload: &Workload| {
-            let mut addresses = workload.serving_addresses(&key, port);
-            addresses.next().is_some()
-        };
-        let selected = self.select(service, node, serves);
         let own = self.mesh.own.endpoints(&key);
         let elsewhere = self.mesh.remotes.values();
         let elsewhere = elsewhere.flat_map(|remote| remote.state.endpoints(&key));
+        let workloads: Vec<&Arc<Workload>> = own.chain(elsewhere).collect();
         let mut backends = Vec::new();
-        for workload in own.chain(elsewhere) {
-            let included = selected.contains(&workload.uid);
-            let demoted = self
-                .given
-                .workload(&workload.uid)
-                .is_some_and(|w| w.demoted);
-            let reason = self.reason(service, workload, included, demoted, node);
-            let addresses = workload.serving_addresses(&key, port);
-            backends.extend(addresses.map(|address| Backend {
-                cluster: workload.cluster.to_string(),
-                node: workload.node.clone(),
-                region: workload.locality.region.clone(),
-                zone: workload.locality.zone.clone(),
-                name: workload.name.clone(),
-                address: address.to_string(),
-                service_port: port.port,
-                health: health_word(workload.health).to_owned(),
-                included,
-                reason: reason.clone(),
-            }));
+        for v6 in families(service) {
+            let verdicts = self.verdicts(service, port, node, v6);
+            for workload in &workloads {
+                for address in served(workload, &key, port, v6) {
+                    let verdict = verdicts.get(&(&workload.uid, address)).copied();
+                    let included = matches!(verdict, Some(Verdict::Serves { .. }));
+                    let reason = self.reason(service, workload, verdict, node);
+                    backends.push(backend(workload, port, address, included, reason));
+                }
+            }
         }
         backends
     }
 
-    fn select(
+    fn verdicts(
         &self,
         service: &Service,
+        port: &ServicePort,
         node: &str,
-        serves: impl Fn(&Workload) -> bool,
-    ) -> BTreeSet<WorkloadUid> {
+        v6: bool,
+    ) -> BTreeMap<(&WorkloadUid, SocketAddr), Verdict> {
+        let key = service.key();
+        let mut endpoints = Vec::new();
+        for workload in self.given.endpoints(&key) {
+            let addresses = served(workload, &key, port, v6);
+            endpoints.extend(addresses.map(|address| Endpoint { workload, address }));
+        }
         let locality = self.locality_of(node);
         let from = Viewpoint {
             cluster: self.cluster,
             node,
             locality: &locality,
         };
-        let key = service.key();
-        let candidates = self.given.endpoints(&key).filter(|w| serves(w));
-        let selected = select_endpoints(from, service, candidates);
-        selected.into_iter().map(|w| w.uid.clone()).collect()
+        // What a node has learnt by failing, only the node knows.
+        let (ejected, spill) = (Ejected::none(), SpillState::default());
+        let explained = explain(from, service, endpoints, &ejected, &spill);
+        let explained = explained.into_iter();
+        explained
+            .map(|(endpoint, verdict)| ((&endpoint.workload.uid, endpoint.address), verdict))
+            .collect()
+    }
+
+    fn select(&self, service: &Service, node: &str) -> Vec<&Arc<Workload>> {
+        let locality = self.locality_of(node);
+        let from = Viewpoint {
+            cluster: self.cluster,
+            node,
+            locality: &locality,
+        };
+        select_endpoints(from, service, self.given.endpoints(&service.key()))
     }
 
     fn locality_of(&self, node: &str) -> Locality {
@@ -189,68 +197,122 @@ impl Services<'_> {
         found.map(|w| w.locality.clone()).unwrap_or_default()
     }
 
+    /// Why an endpoint is in use or not; without a verdict it is not even in the nodes' view.
     fn reason(
         &self,
         service: &Service,
         workload: &Workload,
-        included: bool,
-        demoted: bool,
+        verdict: Option<Verdict>,
         node: &str,
     ) -> String {
         let cluster = &workload.cluster;
-        let own = cluster == self.cluster;
-        if !own && let Some(reason) = self.not_merged(service, cluster) {
-            return reason;
-        }
-        let usable = workload.health != Health::Unhealthy || service.publish_not_ready;
-        let own_node = own && !node.is_empty() && workload.node == node;
-        match (included, service.sharing.affinity) {
-            _ if workload.addresses.is_empty() => "it has no address".to_owned(),
-            (false, _) if !usable => "it is not ready".to_owned(),
-            (false, _) if demoted => {
+        let affinity = affinity_word(service.sharing.affinity);
+        let reason = match verdict {
+            None => return self.not_merged(service, cluster),
+            Some(Verdict::Serves { .. }) => return self.merit(service, workload, node),
+            Some(Verdict::Out(reason)) => reason,
+        };
+        match reason {
+            Reason::NotReady => "it is not ready".to_owned(),
+            Reason::NoAddress => "it has no address".to_owned(),
+            Reason::OtherNode => {
+                "internalTrafficPolicy Local: only clients on its node use it".to_owned()
+            }
+            Reason::Ejected => "it could not be reached a moment ago".to_owned(),
+            Reason::Terminating => "it is shutting down, and others serve".to_owned(),
+            Reason::Drained => "its weight is 0, and others serve".to_owned(),
+            Reason::Demoted => {
                 format!("cluster {cluster} is silent: used only when nothing else is left")
             }
-            (true, _) if demoted => {
-                format!("used although cluster {cluster} is silent: nothing else is left")
-            }
-            (true, Affinity::None) => "in use".to_owned(),
-            (true, Affinity::Local) if own => {
-                "in use: affinity local prefers this cluster".to_owned()
-            }
-            (true, Affinity::Remote) if !own => {
-                "in use: affinity remote prefers other clusters".to_owned()
-            }
-            (true, Affinity::LocalNode) if own_node => {
+            Reason::Affinity => format!("affinity {affinity} prefers others"),
+            Reason::Failover => "the order of failover puts others first".to_owned(),
+            Reason::Distance => "others are nearer".to_owned(),
+        }
+    }
+
+    /// What speaks for an endpoint that is in use.
+    fn merit(&self, service: &Service, workload: &Workload, node: &str) -> String {
+        let cluster = &workload.cluster;
+        let own = cluster == self.cluster;
+        let own_node = own && !node.is_empty() && workload.node == node;
+        let given = self.given.workload(&workload.uid);
+        if given.is_some_and(|given| given.demoted) {
+            return format!("used although cluster {cluster} is silent: nothing else is left");
+        }
+        if workload.health == Health::Terminating {
+            return "used although it is shutting down: nothing else is left".to_owned();
+        }
+        match service.sharing.affinity {
+            Affinity::None => "in use".to_owned(),
+            Affinity::Local if own => "in use: affinity local prefers this cluster".to_owned(),
+            Affinity::Remote if !own => "in use: affinity remote prefers other clusters".to_owned(),
+            Affinity::LocalNode if own_node => {
                 "in use: affinity local-node prefers this node".to_owned()
             }
-            (true, affinity) => format!(
+            affinity => format!(
                 "in use: nothing better serves under affinity {}",
                 affinity_word(affinity)
             ),
-            (false, Affinity::None) => "better endpoints serve".to_owned(),
-            (false, affinity) => {
-                format!("affinity {} prefers others", affinity_word(affinity))
-            }
         }
     }
 
     /// Why the endpoints of another cluster do not count here at all.
-    fn not_merged(&self, service: &Service, cluster: &ClusterName) -> Option<String> {
-        if !service.sharing.global {
-            return Some(format!("the service is not global in {}", self.cluster));
-        }
-        let state = &self.mesh.remotes.get(cluster)?.state;
-        match state.service(&service.key()).map(|s| s.sharing) {
-            None => Some(format!("the service is not global in {cluster}")),
-            Some(sharing) if !sharing.global => {
-                Some(format!("the service is not global in {cluster}"))
+    fn not_merged(&self, service: &Service, cluster: &ClusterName) -> String {
+        let there = self.mesh.remotes.get(cluster);
+        let there = there.and_then(|remote| remote.state.service(&service.key()));
+        match there.map(|s| s.sharing) {
+            _ if !service.sharing.global => {
+                format!("the service is not global in {}", self.cluster)
             }
-            Some(sharing) if !sharing.shared => {
-                Some(format!("{cluster} does not share the service"))
+            Some(sharing) if sharing.global && !sharing.shared => {
+                format!("{cluster} does not share the service")
             }
-            Some(_) => None,
+            Some(sharing) if sharing.global => "the nodes are not told of it yet".to_owned(),
+            Some(_) | None => format!("the service is not global in {cluster}"),
         }
     }
+}
+
+fn backend(
+    workload: &Workload,
+    port: &ServicePort,
+    address: SocketAddr,
+    included: bool,
+    reason: String,
+) -> Backend {
+    Backend {
+        cluster: workload.cluster.to_string(),
+        node: workload.node.clone(),
+        region: workload.locality.region.clone(),
+        zone: workload.locality.zone.clone(),
+        name: workload.name.clone(),
+        address: address.to_string(),
+        service_port: port.port,
+        health: health_word(workload.health).to_owned(),
+        included,
+        reason,
+    }
+}
+
+/// The families of addresses at which the service is asked for; a headless one is asked for at its endpoints' own.
+fn families(service: &Service) -> Vec<bool> {
+    let has = |v6: bool| service.addresses.iter().any(|ip| ip.is_ipv6() == v6);
+    let families = [false, true].into_iter();
+    families
+        .filter(|v6| service.is_headless() || has(*v6))
+        .collect()
+}
+
+/// Where a workload serves a port, in one family.
+fn served(
+    workload: &Workload,
+    key: &NamespacedName,
+    port: &ServicePort,
+    v6: bool,
+) -> impl Iterator<Item = SocketAddr> {
+    let addresses = workload.serving_addresses(key, port);
+    let addresses: Vec<SocketAddr> = addresses.filter(|a| a.is_ipv6() == v6).collect();
+    addresses.into_iter()
 }
 
 fn key_of(namespace: &str, name: &str) -> NamespacedName {
@@ -264,7 +326,7 @@ fn frontends(service: &Service) -> Vec<Frontend> {
     let frontend = |port: &ServicePort| {
         let (number, protocol, name) = (port.port, protocol_word(port.protocol), port.name.clone());
         service.addresses.iter().map(move |ip| Frontend {
-            address: std::net::SocketAddr::new(*ip, number).to_string(),
+            address: SocketAddr::new(*ip, number).to_string(),
             protocol: protocol.to_owned(),
             name: name.clone(),
         })
