@@ -1,5 +1,6 @@
 //! Truth tables (what a person expects, row by row) and properties (what holds for every mix).
 
+mod properties;
 mod rules;
 mod spill;
 mod table;
