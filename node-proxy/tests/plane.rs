@@ -8,6 +8,9 @@
 #[path = "plane/exact.rs"]
 mod exact;
 #[cfg(test)]
+#[path = "plane/health.rs"]
+mod health;
+#[cfg(test)]
 #[path = "plane/limits.rs"]
 mod limits;
 #[cfg(test)]

@@ -217,7 +217,7 @@ async fn a_hostname_leads_to_the_port_at_which_the_workload_serves() {
 }
 
 /// Lets only one service account in to the whole namespace.
-fn allow_only(account: &str) -> Authorization {
+pub(crate) fn allow_only(account: &str) -> Authorization {
     Authorization {
         name: "allow".into(),
         namespace: "default".into(),

@@ -14,7 +14,9 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use rustix::event::{PollFd, PollFlags, poll};
-use tulle_datapath::{Datapath, KernelTable, LocalConnection, Path, SockmapMode, WorkloadRoute};
+use tulle_datapath::{
+    Datapath, KernelTable, LocalConnection, Path, SockmapMode, TableChanges, WorkloadRoute,
+};
 use tulle_model::Protocol;
 
 use crate::{
@@ -78,6 +80,58 @@ fn the_decision_at_connect_is_quick_however_many_services_there_are() {
         );
         assert!(costs[0] < 20_000);
     }
+}
+
+/// 10,000 services with ten backends each: what one backend's change costs, with system calls and all.
+#[test]
+fn one_change_of_a_large_table_costs_what_it_changes() {
+    let rig = Rig::new("change_cost");
+    let datapath = rig.open();
+    let backends = |service: u32, count: u32| -> Vec<(SocketAddr, Path)> {
+        (0..count)
+            .map(|index| {
+                let ip = Ipv4Addr::from(0x0a00_0000 + service * 10 + index);
+                (at(ip, 80), Path::Proxy)
+            })
+            .collect()
+    };
+    let service = |number: u32, count: u32| {
+        let vip = SocketAddr::from((Ipv4Addr::from(0xac14_0000 + number), 80));
+        frontend(&vip.to_string(), Protocol::Tcp, &backends(number, count))
+    };
+    let table = KernelTable {
+        frontends: (0..10_000).map(|number| service(number, 10)).collect(),
+        workloads: (0..100_000)
+            .map(|index| WorkloadRoute {
+                address: Ipv4Addr::from(0x0a00_0000 + index).into(),
+                path: Path::Proxy,
+            })
+            .collect(),
+    };
+    let start = Instant::now();
+    datapath.reconcile(&table).unwrap();
+    let whole = start.elapsed();
+    let start = Instant::now();
+    datapath.reconcile(&table).unwrap();
+    let again = start.elapsed();
+    let mut costs: Vec<Duration> = (0..400_u32)
+        .map(|round| {
+            let changes = TableChanges {
+                frontends: vec![service(round * 23, 9)],
+                workloads_gone: vec![Ipv4Addr::from(0x0a00_0000 + round * 230 + 9).into()],
+                ..TableChanges::default()
+            };
+            let start = Instant::now();
+            datapath.apply(&changes).unwrap();
+            start.elapsed()
+        })
+        .collect();
+    costs.sort_unstable();
+    println!(
+        "the whole table takes {whole:?}, once more {again:?}, one change {:?}, at worst {:?}",
+        costs[200], costs[399]
+    );
+    assert!(costs[200] < Duration::from_millis(1));
 }
 
 #[test]

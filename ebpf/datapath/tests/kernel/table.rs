@@ -9,8 +9,11 @@ use std::{
     },
 };
 
-use tulle_datapath::{Datapath, KernelTable, Path, ReconcileError, ReconcileReport, WorkloadRoute};
-use tulle_model::Protocol;
+use tulle_datapath::{
+    Datapath, Frontend, KernelTable, Path, ReconcileError, ReconcileReport, TableChanges,
+    WorkloadRoute,
+};
+use tulle_model::{Algorithm, Protocol};
 
 use crate::{
     outbound::{at, connect_announcing, frontend},
@@ -116,6 +119,87 @@ fn a_table_that_is_too_large_is_refused_whole() {
         other => panic!("{other:?}"),
     }
     check(&datapath, &table(&[], &[]), 0, 0, 0);
+}
+
+/// A small generator: histories must be the same in every run.
+fn numbers() -> impl FnMut(u64) -> usize {
+    let mut seed = 7u64;
+    move |below| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % below).unwrap()
+    }
+}
+
+#[test]
+fn changes_alone_lead_to_what_a_whole_table_leads_to() {
+    let rig = Rig::new("changes");
+    let datapath = rig.open();
+    let mut next = numbers();
+    let mut held = table(&[], &[]);
+    datapath.reconcile(&held).unwrap();
+    for round in 0..400 {
+        let protocol = [Protocol::Tcp, Protocol::Udp][next(2)];
+        let address = format!("172.20.1.{}:80", next(6));
+        let backends: Vec<_> = (0..next(12))
+            .map(|number| {
+                let path = [Path::Proxy, Path::Direct][next(2)];
+                backend(u8::try_from(number + next(3)).unwrap(), path)
+            })
+            .collect();
+        let mut new: Frontend = frontend(&address, protocol, &backends);
+        for backend in &mut new.backends {
+            backend.weight = [1, 1, 1, 7][next(4)];
+        }
+        new.session_affinity = [0, 0, 60][next(3)];
+        new.algorithm = [Algorithm::Random, Algorithm::Random, Algorithm::Maglev][next(3)];
+        let mut changes = TableChanges::default();
+        held.frontends.retain(|f| f.address != new.address);
+        if next(4) == 0 {
+            changes.frontends_gone.push(new.address);
+        } else {
+            held.frontends.push(new.clone());
+            changes.frontends.push(new);
+        }
+        let route = WorkloadRoute {
+            address: Ipv4Addr::new(10, 9, 0, u8::try_from(next(9)).unwrap()).into(),
+            path: [Path::Proxy, Path::Direct][next(2)],
+        };
+        held.workloads.retain(|w| w.address != route.address);
+        if next(3) == 0 {
+            changes.workloads_gone.push(route.address);
+        } else {
+            held.workloads.push(route);
+            changes.workloads.push(route);
+        }
+        datapath.apply(&changes).unwrap();
+        if round % 16 == 0 {
+            // What the maps hold, read anew by another process, is the table.
+            let other = rig.open();
+            let report = other.reconcile(&held).unwrap();
+            assert_eq!(report, ReconcileReport::default(), "round {round}");
+        }
+        let report = datapath.reconcile(&held).unwrap();
+        assert_eq!(report, ReconcileReport::default(), "round {round}");
+    }
+    let too_many = TableChanges {
+        frontends: (0..65_537u32)
+            .map(|index| {
+                let address = SocketAddr::from((Ipv4Addr::from(0x0b00_0000 + index), 80));
+                frontend(&address.to_string(), Protocol::Tcp, &[])
+            })
+            .collect(),
+        ..TableChanges::default()
+    };
+    assert!(matches!(
+        datapath.apply(&too_many),
+        Err(ReconcileError::TooLarge { .. })
+    ));
+    assert_eq!(
+        datapath.apply(&TableChanges::default()).unwrap(),
+        ReconcileReport::default()
+    );
 }
 
 #[test]

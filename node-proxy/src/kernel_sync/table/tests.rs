@@ -548,3 +548,60 @@ fn an_address_is_gone_when_nobody_has_it_any_more() {
     assert_eq!(step(put(host)), (vec![], 0));
     assert_eq!(step(gone("h")), (vec![], 0));
 }
+
+/// Prints what one endpoint's change costs in a mesh of 10,000 services with ten endpoints each.
+#[test]
+fn one_endpoints_change_costs_what_it_touches() {
+    let mut directory = Directory::default();
+    let put = |workload| Change::Workload(Arc::new(workload));
+    let endpoint = |number: u32| {
+        let [_, a, b, c] = number.to_be_bytes();
+        let name = format!("s{}", number / 10);
+        let key = service("default", &name, &[]).key();
+        let ip = format!("10.{a}.{b}.{c}");
+        serving(pod("tion", "default", &format!("p{number}"), &[&ip]), &key)
+    };
+    for number in 0..10_000_u32 {
+        let [_, _, a, b] = number.to_be_bytes();
+        let vip = format!("172.20.{a}.{b}");
+        let service = service("default", &format!("s{number}"), &[&vip]);
+        directory.apply(Change::Service(Arc::new(service)));
+    }
+    for number in 0..100_000 {
+        directory.apply(put(endpoint(number)));
+    }
+    let (node, captured, ejected) = (node(), BTreeSet::new(), Ejected::none());
+    let mut cache = TableCache::default();
+    let mut times = Vec::new();
+    for round in 0..200_u32 {
+        let mut touched = Touched {
+            everything: round == 0,
+            ..Touched::default()
+        };
+        let mut workload = endpoint(round * 499);
+        workload.health = Health::Unhealthy;
+        let change = put(workload);
+        touched.note(&directory, &change);
+        directory.apply(change);
+        let sources = Sources {
+            directory: &directory,
+            node: &node,
+            captured: &captured,
+            ejected: &ejected,
+        };
+        let began = std::time::Instant::now();
+        let update = cache.update(&sources, &touched);
+        times.push(began.elapsed());
+        if round > 0 {
+            assert_eq!(update.changes.frontends.len(), 1);
+            assert_eq!(update.changes.frontends[0].backends.len(), 9);
+        }
+    }
+    let whole = times.remove(0);
+    times.sort_unstable();
+    println!(
+        "the whole table {whole:?}, one change {:?}, at worst {:?}",
+        times[99], times[198]
+    );
+    assert!(times[99] * 100 < whole, "{:?} of {whole:?}", times[99]);
+}

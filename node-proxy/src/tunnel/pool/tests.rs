@@ -153,3 +153,15 @@ async fn a_cut_releases_those_who_wait() {
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(error, OpenTunnelError::Draining), "{error}");
 }
+
+#[tokio::test]
+async fn a_closed_pool_keeps_nothing() {
+    let (gate, dials) = (Arc::new(Semaphore::new(1)), Arc::new(AtomicUsize::new(0)));
+    let tasks = Tasks::default();
+    let pool = TunnelPool::new(failing(&gate, &dials), PlaneSettings::default(), tasks);
+    pool.close();
+    let result = pool.open_stream(&key(1), &svid(), &headers()).await;
+    assert!(result.is_err());
+    assert_eq!(dials.load(SeqCst), 1, "who is on its way gets there");
+    assert!(lock(&pool.entries).by_key.is_empty());
+}
