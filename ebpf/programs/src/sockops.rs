@@ -285,7 +285,10 @@ fn forget(ctx: &SockOpsContext, old: u32) {
         Some(NOTE_ANNOUNCING) => {
             let _ = PEERS.remove(key_of(ctx, remote, local));
         }
-        None if local.port == settings::outbound_port() => {
+        // A client that resets early closes the proxy's end before the proxy has accepted it; the accept will still ask.
+        None if local.port == settings::outbound_port()
+            && kernel::tcp_sock(sk(ctx)).is_some_and(kernel::is_accepted) =>
+        {
             let _ = ORIGINALS.remove(original_key(ctx, remote));
         }
         _ => {}

@@ -417,3 +417,38 @@ fn a_multipath_socket_is_captured_like_any_other() {
         far
     );
 }
+
+#[test]
+fn a_connection_that_is_reset_before_the_proxy_accepts_keeps_its_destination() {
+    let rig = Rig::new("early_reset");
+    let datapath = rig.open();
+    let pod = rig.pod();
+    let listeners = rig.capture(&datapath, &pod);
+    let far = at(Ipv4Addr::new(10, 2, 1, 5), 80);
+    let table = KernelTable {
+        frontends: Vec::new(),
+        workloads: vec![WorkloadRoute {
+            address: far.ip(),
+            path: Path::Proxy,
+        }],
+    };
+    datapath.reconcile(&table).unwrap();
+    for _ in 0..50 {
+        pod.run(|| {
+            let mut stream = TcpStream::connect(far).unwrap();
+            stream.write_all(b"hello").unwrap();
+            socket2::SockRef::from(&stream)
+                .set_linger(Some(std::time::Duration::ZERO))
+                .unwrap();
+        });
+        let (mut accepted, downstream) = listeners.outbound_v4.accept().unwrap();
+        let original = datapath.original_destination(pod.cookie, downstream);
+        assert_eq!(original.unwrap().requested, far);
+        // What the kernel does on its own loopback: first the bytes, then the reset.
+        let mut bytes = [0; 5];
+        accepted.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello");
+        let end = accepted.read(&mut [0]).unwrap_err();
+        assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
