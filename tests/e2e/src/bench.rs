@@ -163,7 +163,7 @@ fn measure(
         .into_iter()
         .map(|(figure, value)| (figure, mode, value))
         .collect();
-    match (mode, load.bytes(&answer, settings.seconds)) {
+    match (mode, load.bytes(&answer)) {
         // What the proxies do while nothing passes them is also part of what they use under load: the reader has to know it.
         (Mode::Direct, _) => figures.extend(
             [Figure::IdleProcessorOfClient, Figure::IdleProcessorOfServer]

@@ -1,71 +1,20 @@
 //! Loads for measuring: round trips, streams, new connections, idle connections.
 //!
-//! Closed loops over TCP sockets that wait with `poll(2)`, as event loops do. The first byte of a connection tells the server
+//! Closed loops over TCP sockets that wait with `epoll(7)`, as event loops do. The first byte of a connection tells the server
 //! what is going to happen on it; the messages carry no other protocol, so what is measured is the path and not a parser.
 //! Every load ends after a given time.
 
+mod server;
+
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener},
-    os::fd::AsFd,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
+pub use server::serve;
 
 use crate::peer::{Discipline, Socket};
-
-/// Serves loads at `address` until the process is killed.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub fn serve(address: SocketAddr) -> io::Result<()> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    loop {
-        poll(&mut [PollFd::new(&listener.as_fd(), PollFlags::IN)], None)?;
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(e) => return Err(e),
-        };
-        std::thread::Builder::new()
-            .stack_size(THREAD_STACK_LEN)
-            .spawn(move || {
-                stream.set_nodelay(true)?;
-                answer(Socket::from_stream(stream, Discipline::Polled)?)
-            })?;
-    }
-}
-
-fn answer(mut socket: Socket) -> io::Result<()> {
-    let mut kind = [0u8];
-    if socket.read(&mut kind)? == 0 {
-        return Ok(());
-    }
-    let mut block = vec![0u8; BLOCK_LEN];
-    match kind[0] {
-        ECHO => loop {
-            let len = socket.read_patiently(&mut block)?;
-            if len == 0 {
-                return Ok(());
-            }
-            socket.write_all(&block[..len])?;
-        },
-        SINK => {
-            let mut total = 0u64;
-            loop {
-                let len = socket.read(&mut block)?;
-                if len == 0 {
-                    return socket.write_all(&total.to_be_bytes());
-                }
-                total += len as u64;
-            }
-        }
-        other => Err(io::Error::other(format!("unknown load {other}"))),
-    }
-}
 
 /// What a latency load saw.
 #[derive(Debug, Clone, Default)]
@@ -144,11 +93,26 @@ pub fn new_connections(server: SocketAddr, clients: usize, time: Duration) -> io
     Ok(Latency::new(samples, begun.elapsed()))
 }
 
-/// Bytes per second from client to server over `streams` connections.
+/// What an upload moved.
+#[derive(Debug, Clone, Copy)]
+pub struct Moved {
+    /// Bytes that the server counted.
+    pub bytes: u64,
+    elapsed: Duration,
+}
+
+impl Moved {
+    /// Bytes per second.
+    pub fn per_second(&self) -> f64 {
+        self.bytes as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// Sends bytes from client to server over `streams` connections.
 ///
 /// # Errors
 /// The first failure of any thread.
-pub fn upload(server: SocketAddr, streams: usize, time: Duration) -> io::Result<f64> {
+pub fn upload(server: SocketAddr, streams: usize, time: Duration) -> io::Result<Moved> {
     let begun = Instant::now();
     let threads: Vec<_> = (0..streams)
         .map(|_| {
@@ -171,7 +135,10 @@ pub fn upload(server: SocketAddr, streams: usize, time: Duration) -> io::Result<
             .join()
             .map_err(|_| io::Error::other("a client panicked"))??;
     }
-    Ok(total as f64 / begun.elapsed().as_secs_f64())
+    Ok(Moved {
+        bytes: total,
+        elapsed: begun.elapsed(),
+    })
 }
 
 /// Opens `count` connections, proves each with one round trip, and keeps them until `wait` returns.
@@ -191,7 +158,7 @@ pub fn hold(server: SocketAddr, count: usize, wait: impl FnOnce()) -> io::Result
 }
 
 fn open(server: SocketAddr, kind: u8) -> io::Result<Socket> {
-    let mut socket = Socket::connect(server, Discipline::Polled)?;
+    let mut socket = Socket::connect(server, Discipline::Watched)?;
     socket.send_at_once()?;
     socket.write_all(&[kind])?;
     Ok(socket)
@@ -201,4 +168,3 @@ const ECHO: u8 = 1;
 const SINK: u8 = 2;
 const BLOCK_LEN: usize = 128 * 1024;
 const SAMPLES_EXPECTED: usize = 1 << 19;
-const THREAD_STACK_LEN: usize = 256 * 1024;

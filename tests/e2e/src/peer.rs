@@ -11,7 +11,7 @@ mod plan;
 mod server;
 mod socket;
 
-pub use client::{Campaign, Failure, Summary, run_campaign};
+pub use client::{Campaign, Failure, Summary, reset_early, run_campaign};
 pub use plan::{Mode, Plan};
 pub use server::serve;
 pub use socket::{Discipline, Socket};

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tulle_lab::{DownGuard, Kind, Lab, ObjectKey, UpOptions};
+use tulle_lab::{DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions};
 
 /// A rig with both clusters, and the guard that removes it.
 #[derive(Debug)]
@@ -29,12 +29,23 @@ impl Rig {
     /// # Errors
     /// When `TULLE_BIN_DIR` is not set or the lab does not come up; what stood before under the name is removed first.
     pub fn up(name: &str, clusters: &[&str]) -> Result<Rig> {
+        Rig::up_with(name, clusters, &[])
+    }
+
+    /// As [`Rig::up`], with more arguments for every node proxy.
+    ///
+    /// # Errors
+    /// As [`Rig::up`].
+    pub fn up_with(name: &str, clusters: &[&str], node_proxy: &[&str]) -> Result<Rig> {
         let binaries = std::env::var_os("TULLE_BIN_DIR").map(PathBuf::from).context(
             "TULLE_BIN_DIR is not set: run `cargo xtask test`, or set it to target/release after `cargo build --release`",
         )?;
         // The guard exists before the rig does, so that half a rig is removed as well.
         let down = DownGuard::fresh(name)?;
+        let mut config = LabConfig::built_in()?;
+        config.node_proxy_arguments = node_proxy.iter().map(|word| (*word).to_owned()).collect();
         let lab = Lab::up(UpOptions {
+            config: Some(config),
             clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
             rig: Some(name.to_owned()),
             binaries: Some(binaries),

@@ -85,11 +85,9 @@ impl Load {
             .collect()
     }
 
-    /// How many bytes the load has moved in its time, if it is one that counts them.
-    pub(super) fn bytes(self, answer: &Value, seconds: u64) -> Option<f64> {
-        let rate = answer.get("bytes_per_second")?.as_f64()?;
-        let seconds = u32::try_from(seconds).ok()?;
-        Some(rate * f64::from(seconds))
+    /// How many bytes the server counted, if the load is one that moves bytes.
+    pub(super) fn bytes(self, answer: &Value) -> Option<f64> {
+        answer.get("bytes")?.as_f64()
     }
 }
 

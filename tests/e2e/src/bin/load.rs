@@ -86,8 +86,12 @@ fn main() -> anyhow::Result<()> {
             streams,
             seconds: time,
         } => {
-            let rate = load::upload(server, streams, seconds(time))?;
-            println!("{}", json!({ "bytes_per_second": rate }));
+            let moved = load::upload(server, streams, seconds(time))?;
+            let rate = moved.per_second();
+            println!(
+                "{}",
+                json!({ "bytes": moved.bytes, "bytes_per_second": rate })
+            );
         }
         Command::Hold {
             server,

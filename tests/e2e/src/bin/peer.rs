@@ -1,9 +1,9 @@
 //! The traffic program of the end-to-end tests: see `tulle_e2e::peer`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use tulle_e2e::peer::{Campaign, Discipline, run_campaign, serve};
+use tulle_e2e::peer::{Campaign, Discipline, reset_early, run_campaign, serve};
 
 #[derive(Debug, Parser)]
 enum Command {
@@ -35,7 +35,18 @@ enum Command {
         #[arg(long, default_value = "blocking")]
         discipline: Discipline,
     },
+    /// Send a few bytes and reset, many times; print how many of these connections the server accepted, exit 1 if not all.
+    ResetEarly {
+        /// The server.
+        server: SocketAddr,
+        /// How many connections.
+        #[arg(long, default_value_t = 300)]
+        count: u64,
+    },
 }
+
+/// How long a server may take to accept what waits for it.
+const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
 
 #[expect(clippy::print_stdout, reason = "the summary is this program's output")]
 fn main() -> anyhow::Result<()> {
@@ -44,6 +55,12 @@ fn main() -> anyhow::Result<()> {
             address,
             discipline,
         } => return Ok(serve(address, discipline)?),
+        Command::ResetEarly { server, count } => {
+            let seen = reset_early(server, count, ACCEPT_DEADLINE)?;
+            println!("the server saw {seen} of {count}");
+            anyhow::ensure!(seen == count, "{} were not seen", count - seen.min(count));
+            return Ok(());
+        }
         Command::Talk {
             server,
             conversations,

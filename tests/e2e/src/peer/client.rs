@@ -146,7 +146,7 @@ fn hold(campaign: &Campaign, plan: &Plan) -> io::Result<()> {
 fn follow(mut socket: Socket, plan: &Plan) -> io::Result<()> {
     plan.write(&mut socket)?;
     match plan.mode {
-        Mode::ServerCloses | Mode::Report => {
+        Mode::ServerCloses | Mode::Report | Mode::Count => {
             send(&mut socket, plan.up())?;
             receive(&mut socket, plan.down())?;
             expect_end(&mut socket)
@@ -174,4 +174,48 @@ fn follow(mut socket: Socket, plan: &Plan) -> io::Result<()> {
             expect_reset(&mut socket)
         }
     }
+}
+
+/// Opens `count` connections, sends a few bytes on each and resets it at once. Returns how many of them the server has accepted, when
+/// it has accepted all or `patience` has ended.
+///
+/// # Errors
+/// When a connection cannot be opened.
+pub fn reset_early(server: SocketAddr, count: u64, patience: Duration) -> io::Result<u64> {
+    let before = accepted(server)?;
+    for id in 0..count {
+        let mut socket = Socket::connect(server, Discipline::Blocking)?;
+        let plan = Plan {
+            mode: Mode::ClientCloses,
+            id,
+            up_len: 0,
+            down_len: 0,
+        };
+        plan.write(&mut socket)?;
+        socket.reset_on_close()?;
+    }
+    let until = Instant::now() + patience;
+    // Each question is a connection too.
+    let mut questions = 1;
+    loop {
+        let seen = accepted(server)?.saturating_sub(before + questions);
+        if seen >= count || Instant::now() >= until {
+            return Ok(seen);
+        }
+        questions += 1;
+    }
+}
+
+fn accepted(server: SocketAddr) -> io::Result<u64> {
+    let mut socket = Socket::connect(server, Discipline::Blocking)?;
+    let question = Plan {
+        mode: Mode::Count,
+        id: 0,
+        up_len: 0,
+        down_len: 0,
+    };
+    question.write(&mut socket)?;
+    let mut answer = [0; 8];
+    socket.read_exact(&mut answer)?;
+    Ok(u64::from_be_bytes(answer))
 }

@@ -17,6 +17,8 @@ pub enum Mode {
     ServerResets,
     /// No conversation: tells what the server saw of the conversation with this id.
     Report,
+    /// No conversation: tells how many connections the server has accepted.
+    Count,
 }
 
 impl Mode {
@@ -37,6 +39,7 @@ impl Mode {
             Mode::ClientResets => 4,
             Mode::ServerResets => 5,
             Mode::Report => 6,
+            Mode::Count => 7,
         }
     }
 
@@ -48,6 +51,7 @@ impl Mode {
             Mode::ClientResets,
             Mode::ServerResets,
             Mode::Report,
+            Mode::Count,
         ];
         all.into_iter().find(|mode| mode.number() == number)
     }

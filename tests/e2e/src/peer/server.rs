@@ -5,7 +5,10 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -35,6 +38,7 @@ pub fn serve(address: SocketAddr, discipline: Discipline) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(e) => return Err(e),
         };
+        memory.accepted.fetch_add(1, Ordering::Relaxed);
         let memory = Arc::clone(&memory);
         std::thread::Builder::new()
             .stack_size(THREAD_STACK_LEN)
@@ -50,6 +54,7 @@ pub fn serve(address: SocketAddr, discipline: Discipline) -> io::Result<()> {
 /// What the server saw of each conversation.
 #[derive(Debug, Default)]
 struct Memory {
+    accepted: AtomicU64,
     outcomes: Mutex<HashMap<u64, String>>,
     changed: Condvar,
 }
@@ -90,6 +95,10 @@ fn converse(mut socket: Socket, memory: &Memory) -> io::Result<()> {
     if plan.mode == Mode::Report {
         return socket.write_all(memory.wait_for(plan.id).as_bytes());
     }
+    if plan.mode == Mode::Count {
+        let accepted = memory.accepted.load(Ordering::Relaxed);
+        return socket.write_all(&accepted.to_be_bytes());
+    }
     let outcome = match follow(socket, &plan) {
         Ok(()) => "ok".to_owned(),
         Err(error) => format!("server, {:?}: {error}", plan.mode),
@@ -100,7 +109,7 @@ fn converse(mut socket: Socket, memory: &Memory) -> io::Result<()> {
 
 fn follow(mut socket: Socket, plan: &Plan) -> io::Result<()> {
     match plan.mode {
-        Mode::ServerCloses | Mode::Report => {
+        Mode::ServerCloses | Mode::Report | Mode::Count => {
             receive(&mut socket, plan.up())?;
             send(&mut socket, plan.down())
         }

@@ -3,11 +3,18 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        PollFd, PollFlags, Timespec,
+        epoll::{self, EventData, EventFlags},
+        poll,
+    },
+};
 use socket2::{Domain, SockRef, Type};
 
 /// How a program waits for its sockets.
@@ -17,6 +24,8 @@ pub enum Discipline {
     Blocking,
     /// `O_NONBLOCK` from the start and `poll(2)`.
     Polled,
+    /// `O_NONBLOCK` from the start and `epoll(7)`.
+    Watched,
     /// Connected with `O_NONBLOCK` and a deadline, then switched to blocking: what many C programs do.
     Switched,
 }
@@ -26,6 +35,8 @@ pub enum Discipline {
 pub struct Socket {
     stream: TcpStream,
     polled: bool,
+    /// Watches the stream, if that is how it waits, and for what.
+    epoll: Option<(OwnedFd, EventFlags)>,
 }
 
 impl Socket {
@@ -59,13 +70,25 @@ impl Socket {
     /// # Errors
     /// What the kernel says.
     pub fn from_stream(stream: TcpStream, discipline: Discipline) -> io::Result<Socket> {
-        let polled = discipline == Discipline::Polled;
+        let polled = matches!(discipline, Discipline::Polled | Discipline::Watched);
         stream.set_nonblocking(polled)?;
         if !polled {
             stream.set_read_timeout(Some(DEADLINE))?;
             stream.set_write_timeout(Some(DEADLINE))?;
         }
-        Ok(Socket { stream, polled })
+        let epoll = match discipline {
+            Discipline::Watched => {
+                let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+                epoll::add(&epoll, &stream, ALONE, EventFlags::IN)?;
+                Some((epoll, EventFlags::IN))
+            }
+            _ => None,
+        };
+        Ok(Socket {
+            stream,
+            polled,
+            epoll,
+        })
     }
 
     /// Sends small messages at once (`TCP_NODELAY`).
@@ -109,6 +132,28 @@ impl Socket {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
     }
 
+    fn wait(&mut self, flags: PollFlags) -> io::Result<()> {
+        let Some((epoll, watched)) = &mut self.epoll else {
+            return wait(&self.stream, flags);
+        };
+        let wanted = if flags.contains(PollFlags::OUT) {
+            EventFlags::OUT
+        } else {
+            EventFlags::IN
+        };
+        if *watched != wanted {
+            epoll::modify(&*epoll, &self.stream, ALONE, wanted)?;
+            *watched = wanted;
+        }
+        let limit = Timespec::try_from(DEADLINE).map_err(io::Error::other)?;
+        let mut events = Vec::with_capacity(1);
+        epoll::wait(&*epoll, spare_capacity(&mut events), Some(&limit))?;
+        if events.is_empty() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
     fn repeat<T>(
         &mut self,
         flags: PollFlags,
@@ -119,7 +164,7 @@ impl Socket {
             match step(&mut self.stream) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.polled => {
-                    wait(&self.stream, flags)?;
+                    self.wait(flags)?;
                 }
                 Err(e)
                     if e.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < DEADLINE / 2 =>
@@ -167,3 +212,6 @@ fn wait(socket: &impl AsFd, flags: PollFlags) -> io::Result<()> {
 
 /// The longest that one step of a conversation may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// There is one socket in each epoll.
+const ALONE: EventData = EventData::new_u64(0);
