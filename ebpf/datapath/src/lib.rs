@@ -13,23 +13,28 @@
 //! # The sockmap's rules
 //!
 //! The kernel's receive path for sockets in a sockmap answers `EAGAIN` to a *blocking* read that is woken without data (by the
-//! acknowledgement of its own FIN, or by room in its send buffer). So no blocking socket may be there:
+//! acknowledgement of its own FIN, by room in its send buffer, by a signal). So no call may wait there:
 //!
-//! - An application's socket enters only if it is non-blocking when the connection is established; an accepted one, which has no
-//!   file yet, only if its listener is. The proxy's sockets always enter: its event loop never blocks.
-//! - Each message looks at the flags again, on both ends. A blocking sender sends by TCP, and the acknowledgement of that takes it
-//!   out of the map; so does its own half-close. Nothing is taken out while redirected bytes wait in it.
+//! - *Guards* hang on the entry of the two functions that receive and send for sockets of a sockmap. A call that may wait (no
+//!   `MSG_DONTWAIT`, which the kernel also sets for `O_NONBLOCK`), or that asks for what only TCP does (`MSG_ZEROCOPY`, `MSG_OOB`),
+//!   takes its socket out of the map before it begins, and then runs on TCP's own path. How a program may do that to a sockmap:
+//!   `evict.rs` of the programs. Test: `no_call_that_waits_fails_for_the_sockmap`.
+//! - [`SockmapMode::Auto`] and [`SockmapMode::ToProxy`] redirect nothing *into* an application, so nothing waits in its socket that an
+//!   eviction could lose, or that `splice`, `FIONREAD` and `SO_RCVLOWAT` would not see.
+//! - A connection joins when the proxy asks ([`Datapath::join`]), and only while its socket is non-blocking and watched by an epoll: others
+//!   would leave at once. With [`SockmapMode::Full`] it joins when it is established, if it is non-blocking then; an accepted one,
+//!   which has no file yet, if its listener is.
 //! - Bytes are redirected only while TCP is empty in that direction, and only as many bytes and messages as a limit allows;
 //!   beyond it TCP's window throttles the sender.
 //! - A socket with kernel TLS, or one that this process did not hand to the proxy, is never redirected.
 //!
-//! What is left, and why [`SockmapMode::Off`] is the default: a program that makes a connection while non-blocking, switches to
-//! blocking, has one thread wait in a read and lets another fill the send buffer, sees an `EAGAIN` in that read (50 of 50 tries, in
-//! both other modes): the eviction on the acknowledgement comes too late for a reader that waits already. With [`SockmapMode::Full`], a
-//! receiver that closes with unread redirected bytes sends a FIN where TCP would send a reset, `splice` and `FIONREAD` do not see
-//! redirected bytes, and a sender whose peer leaves the map in the very moment of its write may get `EPIPE` for that write; the
-//! bytes were not sent, and the proxy may write them again. [`SockmapMode::ToProxy`] redirects nothing into applications and
-//! has none of these last ones.
+//! What is left. Guards: a *non-blocking* send that sleeps (on a page of its own memory that must be read from disk, say) for more than
+//! some 50 ms in one thread, while another switches the socket to blocking and waits, keeps the socket in the map that long; such a
+//! wait may see `EAGAIN`, and is counted as `eviction_late`. Where the kernel refuses guards, `Auto` is `Off`; `ToProxy` and `Full` then
+//! fail a blocking read as described above. With `Full`, a receiver that closes with unread redirected bytes sends a FIN where TCP
+//! would send a reset, `splice` does not see redirected bytes, bytes that arrive in the moment of an eviction may be lost, and a
+//! sender whose peer leaves the map in the very moment of its write may get `EPIPE` for that write; those bytes were not sent, and
+//! the proxy may write them again.
 
 mod attach;
 mod btf;

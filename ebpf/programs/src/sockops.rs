@@ -287,7 +287,7 @@ fn forget(ctx: &SockOpsContext, old: u32) {
         }
         // A client that resets early closes the proxy's end before the proxy has accepted it; the accept will still ask.
         None if local.port == settings::outbound_port()
-            && kernel::tcp_sock(sk(ctx)).is_some_and(kernel::is_accepted) =>
+            && (!is_open(old) || kernel::tcp_sock(sk(ctx)).is_some_and(kernel::is_accepted)) =>
         {
             let _ = ORIGINALS.remove(original_key(ctx, remote));
         }
@@ -322,6 +322,12 @@ fn evict_if_blocking(ctx: &SockOpsContext) {
         let _ = SOCKETS.remove(key);
         count(Program::Sockops, Reason::SocketEvicted);
     }
+}
+
+/// Whether a socket in this state is still its owner's: one that was closed by it has lost its file too.
+#[inline(always)]
+fn is_open(state: u32) -> bool {
+    state == STATE_ESTABLISHED || state == STATE_CLOSE_WAIT
 }
 
 /// Whether sockets join as soon as they are established; else the node proxy says when.
@@ -410,10 +416,12 @@ const OP_RTO: u32 = 8;
 const OP_STATE: u32 = 10;
 const OP_LISTEN: u32 = 11;
 const OP_RTT: u32 = 12;
+const STATE_ESTABLISHED: u32 = 1;
 const STATE_SYN_SENT: u32 = 2;
 const STATE_FIN_WAIT1: u32 = 4;
 const STATE_FIN_WAIT2: u32 = 5;
 const STATE_CLOSE: u32 = 7;
+const STATE_CLOSE_WAIT: u32 = 8;
 /// Retransmission timeouts.
 pub(crate) const WATCH_RTO: u32 = 1 << 0;
 /// Changes of the state.
