@@ -73,6 +73,9 @@ struct RawServe {
     store: String,
     #[command(flatten)]
     etcd: RawEtcd,
+    /// A layout to publish in beside the own one: cilium, that of Cilium's Cluster Mesh
+    #[arg(long, value_name = "LAYOUT")]
+    publish_also: Option<String>,
     /// Directory of files that name the other clusters, watched
     #[arg(long, value_name = "DIR")]
     remotes: Option<PathBuf>,
@@ -115,6 +118,9 @@ struct RawEtcdInit {
     /// Common name of the other clusters' certificates
     #[arg(long, value_name = "NAME", default_value = "remote")]
     remote_user: String,
+    /// The rights for what the xds-server's --publish-also writes: cilium
+    #[arg(long, value_name = "LAYOUT")]
+    publish_also: Option<String>,
 }
 
 /// What the program shall do.
@@ -147,6 +153,8 @@ pub struct Config {
     pub node_tokens: PathBuf,
     /// The store.
     pub store: StoreConfig,
+    /// Publish in Cilium's layout as well.
+    pub publish_cilium: bool,
     /// The files of other clusters.
     pub remotes: Option<PathBuf>,
     /// The longest life of a certificate.
@@ -213,6 +221,10 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
     let store = faults.store(&raw.store, raw.etcd, raw.remotes.is_some());
     let svid_ttl = faults.svid_ttl(raw.svid_ttl.as_deref());
     let management = management::check(raw.management, &mut faults);
+    let publish_cilium = faults.publish_also(raw.publish_also.as_deref());
+    if publish_cilium == Some(true) && raw.store == "memory" {
+        let _none: Option<()> = faults.fault("--publish-also", "needs --store etcd");
+    }
     // Everything was looked at before the first missing value ends the function.
     let found = move || {
         Some(Config {
@@ -225,6 +237,7 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
             authority: authority?,
             node_tokens: node_tokens?,
             store: store?,
+            publish_cilium: publish_cilium?,
             remotes: raw.remotes,
             svid_ttl: svid_ttl?,
             namespaces_global: raw.default_global_namespace,
@@ -241,6 +254,7 @@ fn etcd_init(raw: RawEtcdInit) -> Result<EtcdInit, ConfigError> {
     let mut faults = Faults::default();
     let cluster = faults.parsed("--cluster", raw.cluster.as_deref());
     let etcd = faults.etcd(raw.etcd);
+    let cilium = faults.publish_also(raw.publish_also.as_deref());
     if raw.user == raw.remote_user {
         let _none: Option<()> = faults.fault(
             "--remote-user",
@@ -253,6 +267,7 @@ fn etcd_init(raw: RawEtcdInit) -> Result<EtcdInit, ConfigError> {
             etcd,
             user: raw.user,
             remote_user: raw.remote_user,
+            cilium: cilium.unwrap_or_default(),
         }),
         _ => Err(ConfigError(faults.0)),
     }
@@ -345,6 +360,17 @@ impl Faults {
         }
     }
 
+    fn publish_also(&mut self, layout: Option<&str>) -> Option<bool> {
+        match layout {
+            None => Some(false),
+            Some("cilium") => Some(true),
+            Some(other) => self.fault(
+                "--publish-also",
+                &format!("{other:?} is unknown: expected cilium"),
+            ),
+        }
+    }
+
     fn svid_ttl(&mut self, text: Option<&str>) -> Option<Duration> {
         let Some(text) = text else {
             return Some(SVID_TTL_DEFAULT);
@@ -378,9 +404,10 @@ impl Faults {
         match (ca, cert, key) {
             (Some(ca), Some(cert), Some(key)) if usable => Some(EtcdSettings {
                 endpoints: raw.endpoints,
-                ca,
-                cert,
-                key,
+                ca: ca.into(),
+                cert: cert.into(),
+                key: key.into(),
+                server_name: None,
             }),
             _ => None,
         }

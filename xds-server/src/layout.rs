@@ -1,7 +1,10 @@
 //! The keys and values in etcd: what one cluster publishes and others read.
 //!
-//! `/tulle/v1/<cluster>/` + `info`, `heartbeat`, `synced`, `bundle`, `workloads/<namespace>/<name>`,
-//! `services/<namespace>/<name>`. Values are JSON of the model's types, so a newer reader takes an older writer's values.
+//! `/tulle/v1/<cluster>/` + `info`, `heartbeat`, `synced`, `bundle`, `services/<namespace>/<name>` and
+//! `slices/<namespace>/<slice>`, which hold the workloads (up to layout 1 `workloads/<namespace>/<name>` held one each, which is
+//! still read). Values are JSON of the model's types, so a newer reader takes an older writer's values.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -10,7 +13,13 @@ use tulle_model::{
     WorkloadUid,
 };
 
-use crate::catalog::CLUSTER_DOMAIN;
+pub use self::{
+    slice_value::ReadSliceError,
+    slices::{SLICE_LEN_MAX, Slices},
+};
+
+mod slice_value;
+mod slices;
 
 /// What a cluster says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +44,8 @@ pub enum Entry {
     Heartbeat(u64),
     /// The state is complete.
     Synced,
-    /// A fact.
-    Fact(Change),
+    /// Facts: these, and of what the key said before no others.
+    Facts(Vec<Change>),
     /// A key of a later version.
     Unknown,
 }
@@ -54,6 +63,15 @@ pub enum ReadEntryError {
         #[source]
         source: serde_json::Error,
     },
+    /// Not a slice.
+    #[error("the value of {key} is not readable")]
+    Slice {
+        /// The key, the cluster's prefix left out.
+        key: String,
+        /// Why.
+        #[source]
+        source: ReadSliceError,
+    },
     /// The value speaks of another thing than the key.
     #[error("the value of {key} belongs to {belongs}")]
     OtherKey {
@@ -62,12 +80,6 @@ pub enum ReadEntryError {
         /// Where it should be.
         belongs: String,
     },
-    /// A key that stands for nothing.
-    #[error("the key {key} names nothing")]
-    Key {
-        /// The key, the cluster's prefix left out.
-        key: String,
-    },
 }
 
 /// The prefix of all keys of a cluster.
@@ -75,8 +87,8 @@ pub fn prefix(cluster: &ClusterName) -> String {
     format!("/tulle/v1/{cluster}/")
 }
 
-/// The key of a workload: its uid without the cluster, with pods in the shortest form.
-pub fn workload_key(uid: &WorkloadUid) -> String {
+/// The key of a workload of layout 1: its uid without the cluster, with pods in the shortest form.
+fn workload_key(uid: &WorkloadUid) -> String {
     let tail = uid
         .0
         .split_once('/')
@@ -92,6 +104,11 @@ pub fn workload_key(uid: &WorkloadUid) -> String {
             None => format!("{WORKLOADS}{tail}"),
         },
     }
+}
+
+/// The key of a slice.
+fn slice_key(namespace: &str, slice: &str) -> String {
+    format!("{SLICES}{namespace}/{slice}")
 }
 
 /// The key of a service.
@@ -118,53 +135,44 @@ pub fn read_entry(key: &str, value: &[u8]) -> Result<Entry, ReadEntryError> {
         INFO => Entry::Info(read(key, value)?),
         HEARTBEAT => Entry::Heartbeat(read(key, value)?),
         SYNCED => Entry::Synced,
-        BUNDLE => Entry::Fact(Change::Bundle(std::sync::Arc::new(read::<TrustBundle>(
-            key, value,
-        )?))),
+        BUNDLE => {
+            let bundle: TrustBundle = read(key, value)?;
+            Entry::Facts(vec![Change::Bundle(Arc::new(bundle))])
+        }
+        _ if key.starts_with(SLICES) => Entry::Facts(read_slice(key, value)?),
         _ if key.starts_with(WORKLOADS) => {
             let workload: Workload = read(key, value)?;
             belongs(key, workload_key(&workload.uid))?;
-            Entry::Fact(Change::Workload(std::sync::Arc::new(workload)))
+            Entry::Facts(vec![Change::Workload(Arc::new(workload))])
         }
         _ if key.starts_with(SERVICES) => {
             let service: Service = read(key, value)?;
             belongs(key, service_key(&service.key()))?;
-            Entry::Fact(Change::Service(std::sync::Arc::new(service)))
+            Entry::Facts(vec![Change::Service(Arc::new(service))])
         }
         _ => Entry::Unknown,
     })
 }
 
-/// What the deletion of a key says; `None` for keys whose absence says nothing.
-///
-/// # Errors
-///
-/// When the key cannot be one of the layout.
-pub fn read_deletion(cluster: &ClusterName, key: &str) -> Result<Option<Change>, ReadEntryError> {
-    let bad = || ReadEntryError::Key {
-        key: key.chars().take(256).collect(),
-    };
-    if let Some(name) = key.strip_prefix(WORKLOADS) {
-        let (namespace, rest) = name.split_once('/').ok_or_else(bad)?;
-        let uid = match rest.strip_prefix("EndpointSlice/") {
-            Some(rest) => format!("{cluster}/{SLICE_KIND}{namespace}/{rest}"),
-            None => format!("{cluster}/{POD_KIND}{name}"),
-        };
-        return Ok(Some(Change::WorkloadGone(WorkloadUid(uid.into()))));
+fn read_slice(key: &str, value: &[u8]) -> Result<Vec<Change>, ReadEntryError> {
+    let workloads = slice_value::decode(value).map_err(|source| ReadEntryError::Slice {
+        key: told(key),
+        source,
+    })?;
+    let (namespace, slice) = key
+        .strip_prefix(SLICES)
+        .and_then(|k| k.split_once('/'))
+        .unwrap_or_default();
+    if let Some(stranger) = workloads.iter().find(|w| w.namespace != namespace) {
+        belongs(key, slice_key(&stranger.namespace, slice))?;
     }
-    if let Some(name) = key.strip_prefix(SERVICES) {
-        let (namespace, name) = name.split_once('/').ok_or_else(bad)?;
-        let hostname = format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}");
-        return Ok(Some(Change::ServiceGone(NamespacedName::new(
-            namespace, hostname,
-        ))));
-    }
-    Ok(None)
+    let changes = workloads.into_iter().map(|w| Change::Workload(Arc::new(w)));
+    Ok(changes.collect())
 }
 
 fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, ReadEntryError> {
     serde_json::from_slice(value).map_err(|source| ReadEntryError::Json {
-        key: key.chars().take(256).collect(),
+        key: told(key),
         source,
     })
 }
@@ -174,14 +182,19 @@ fn belongs(key: &str, belongs: String) -> Result<(), ReadEntryError> {
         Ok(())
     } else {
         Err(ReadEntryError::OtherKey {
-            key: key.to_owned(),
-            belongs,
+            key: told(key),
+            belongs: told(&belongs),
         })
     }
 }
 
-/// The layout that this program writes.
-pub const VERSION: u32 = 1;
+/// As much of a key as a message needs.
+fn told(key: &str) -> String {
+    key.chars().take(KEY_LEN_TOLD).collect()
+}
+
+/// The layout that this program writes, and the newest that it reads.
+pub const VERSION: u32 = 2;
 /// Who the cluster is.
 pub const INFO: &str = "info";
 /// A number that changes while the cluster lives.
@@ -191,9 +204,11 @@ pub const SYNCED: &str = "synced";
 /// The roots of the cluster's trust domain.
 pub const BUNDLE: &str = "bundle";
 const WORKLOADS: &str = "workloads/";
+const SLICES: &str = "slices/";
 const SERVICES: &str = "services/";
 const POD_KIND: &str = "/Pod/";
 const SLICE_KIND: &str = "discovery.k8s.io/EndpointSlice/";
+const KEY_LEN_TOLD: usize = 256;
 
 #[cfg(test)]
 mod tests;

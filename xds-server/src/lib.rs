@@ -5,10 +5,12 @@
 //! `world` owns the state, everything else holds immutable snapshots of it.
 
 pub mod admin;
+mod admissions;
 pub mod ads;
 pub mod ca;
 pub mod catalog;
 pub mod chain;
+pub mod cilium;
 pub mod config;
 mod directory_watch;
 pub mod layout;
@@ -17,6 +19,7 @@ pub mod merge;
 pub mod metrics;
 pub mod policy_source;
 pub mod remotes;
+mod rfc3339;
 pub mod run;
 pub mod server;
 pub mod snapshot;

@@ -260,9 +260,9 @@ impl Management {
                 self.cluster
             )));
         };
-        let ca = tokio::fs::read_to_string(&etcd.ca).await;
-        let ca =
-            ca.map_err(|error| Refusal::failed(&format!("read {}", etcd.ca.display()), &error))?;
+        let ca = etcd.ca.read().await;
+        let ca = ca.map_err(|error| Refusal::failed("read the roots of the own etcd", &error))?;
+        let ca = String::from_utf8_lossy(&ca).into_owned();
         let wish = self.publishing.wish();
         Ok(Access {
             cluster: self.cluster.to_string(),

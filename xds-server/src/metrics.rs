@@ -4,10 +4,16 @@ use std::{fmt::Write as _, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 use tonic::Status;
+use tulle_model::ClusterName;
 
 use crate::snapshot::ResourceType;
 
@@ -46,6 +52,9 @@ pub struct Metrics {
     pub store_writes: Counter,
     /// Failures of the own etcd.
     pub store_errors: Counter,
+    store_bytes: Counter,
+    store_change_bytes: Histogram,
+    remote_bytes: Family<Vec<(&'static str, String)>, Counter>,
     /// Failures of other clusters' etcd.
     pub remote_errors: Counter<u64, AtomicU64>,
     /// Things that other clusters published and that are not believed.
@@ -77,6 +86,9 @@ impl Metrics {
             snapshots: Counter::default(),
             store_writes: Counter::default(),
             store_errors: Counter::default(),
+            store_bytes: Counter::default(),
+            store_change_bytes: Histogram::new(exponential_buckets(64.0, 4.0, 10)),
+            remote_bytes: Family::default(),
             remote_errors: Counter::default(),
             remote_refusals: Counter::default(),
         };
@@ -188,6 +200,21 @@ impl Metrics {
             self.store_errors.clone(),
         );
         r.register(
+            "store_written_bytes",
+            "Bytes of keys and values written to the own etcd",
+            self.store_bytes.clone(),
+        );
+        r.register(
+            "store_change_bytes",
+            "Bytes written to the own etcd by one change of the state",
+            self.store_change_bytes.clone(),
+        );
+        r.register(
+            "remote_read_bytes",
+            "Bytes of keys and values read from other clusters' etcd",
+            self.remote_bytes.clone(),
+        );
+        r.register(
             "remote_errors",
             "Failures of other clusters' etcd",
             self.remote_errors.clone(),
@@ -264,6 +291,20 @@ impl Metrics {
         self.management_requests
             .get_or_create(&vec![("outcome", outcome)])
             .inc();
+    }
+
+    /// A change of the state was written to the own etcd.
+    pub fn count_written(&self, bytes: usize) {
+        self.store_bytes.inc_by(count(bytes));
+        self.store_change_bytes
+            .observe(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
+    }
+
+    /// Something was read from another cluster's etcd.
+    pub fn count_read(&self, cluster: &ClusterName, bytes: u64) {
+        self.remote_bytes
+            .get_or_create(&vec![("target_cluster", cluster.to_string())])
+            .inc_by(bytes);
     }
 
     /// Everything in the text format of Prometheus; `extra` are gauges computed at the moment.

@@ -1,31 +1,45 @@
 //! The other clusters: which there are (a watched directory of files), and one task for each that reads its etcd.
+//!
+//! What a cluster publishes is read by its own task and handed to the world in parts, one at a time: however much one of them
+//! says, the others are heard in between.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use serde::Deserialize;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::JoinHandle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tulle_model::{Change, ClusterName, Directory};
+use tulle_model::{Change, ClusterName};
 
+pub use self::dialect::{RemoteIdentity, RemoteKind};
+use self::files::{Wanted, read_directory};
+pub(crate) use self::{
+    dialect::Said,
+    files::is_https,
+    table::{KeyTable, Put},
+};
 use crate::{
     directory_watch::{DirectoryWatch, WatchDirectoryError},
-    layout::ClusterInfo,
     metrics::Metrics,
     source::Problem,
     status::{RemoteStatus, StatusBoard},
-    store::EtcdSettings,
+    store::{EtcdSettings, PemSource},
 };
 
+mod dialect;
+mod facts;
+mod files;
+mod liveness;
 mod session;
+mod table;
+mod tulle;
 
 /// What the tasks tell the world.
 #[derive(Debug)]
@@ -42,21 +56,10 @@ pub enum RemoteEvent {
     },
     /// May this cluster be taken in?
     Admit {
-        /// What it says of itself.
-        info: ClusterInfo,
+        /// Who it is.
+        identity: RemoteIdentity,
         /// The answer; a refusal is one sentence.
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-    /// The whole state at the beginning of a session.
-    State {
-        /// Whose.
-        cluster: ClusterName,
-        /// All facts that it has published.
-        state: Box<Directory>,
-        /// What is missing is gone.
-        complete: bool,
-        /// Its heartbeat, if it is there.
-        heartbeat: Option<u64>,
+        reply: oneshot::Sender<Result<Admission, String>>,
     },
     /// Something changed.
     Changes {
@@ -66,14 +69,31 @@ pub enum RemoteEvent {
         changes: Vec<Change>,
         /// A sign of life.
         heartbeat: Option<u64>,
+        /// With this, all that the cluster has published is known.
+        complete: bool,
+        /// Until it is dropped, the cluster says no more.
+        turn: Turn,
     },
 }
+
+/// A cluster is taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Nothing that it said before is remembered.
+    pub fresh: bool,
+}
+
+/// The right of a cluster to have one part of what it says before the world.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// What every reader needs.
 #[derive(Debug, Clone)]
 pub struct RemotesContext {
     /// The own cluster's name.
     pub own: ClusterName,
+    /// Roots for clusters whose files name none.
+    pub own_ca: Option<PemSource>,
     /// To the world.
     pub events: mpsc::Sender<RemoteEvent>,
     /// To the operator.
@@ -84,17 +104,6 @@ pub struct RemotesContext {
     pub stop: CancellationToken,
 }
 
-/// A file of the directory.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RemoteFile {
-    name: ClusterName,
-    endpoints: Vec<String>,
-    ca: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
-}
-
 /// The readers that run.
 struct Remotes {
     root: PathBuf,
@@ -103,12 +112,13 @@ struct Remotes {
 }
 
 struct Running {
-    settings: EtcdSettings,
+    wanted: Wanted,
+    settings: watch::Sender<EtcdSettings>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-/// The clusters that are configured now, for the world to know before it answers anybody.
+/// Runs the readers of the directory's clusters, as they come and go, until the end.
 ///
 /// # Errors
 ///
@@ -139,9 +149,7 @@ pub async fn run(root: PathBuf, context: RemotesContext) -> Result<(), WatchDire
 /// Tells the world which clusters are configured; called once before the first snapshot, so that what nodes still hold of
 /// them is not taken away.
 pub async fn announce(root: &Path, context: &RemotesContext) {
-    let root = root.to_path_buf();
-    let Ok((configured, _)) = tokio::task::spawn_blocking(move || read_directory(&root)).await
-    else {
+    let Some((configured, _)) = read(root, context).await else {
         return;
     };
     for cluster in configured.into_keys().filter(|c| *c != context.own) {
@@ -156,38 +164,91 @@ pub async fn announce(root: &Path, context: &RemotesContext) {
     }
 }
 
+async fn read(
+    root: &Path,
+    context: &RemotesContext,
+) -> Option<(BTreeMap<ClusterName, Wanted>, Vec<Problem>)> {
+    let (root, own_ca) = (root.to_path_buf(), context.own_ca.clone());
+    let read = tokio::task::spawn_blocking(move || read_directory(&root, own_ca.as_ref()));
+    read.await.ok()
+}
+
 impl Remotes {
     /// Makes the readers those of the files.
     async fn reconcile(&mut self) {
-        let root = self.root.clone();
-        let read = tokio::task::spawn_blocking(move || read_directory(&root)).await;
-        let Ok((mut configured, mut problems)) = read else {
+        let Some((mut configured, mut problems)) = read(&self.root, &self.context).await else {
             return;
         };
-        if let Some((path, _)) = configured.remove(&self.context.own) {
-            let message = format!(
-                "{} is this cluster's own name: two clusters of one name never connect",
-                self.context.own
-            );
-            problems.push(Problem {
-                path,
-                line: None,
-                field: Some("name".to_owned()),
-                message,
-            });
-        }
+        self.refuse_own(&mut configured, &mut problems);
+        let faulty = problems.iter().map(|p| p.path.clone()).collect();
         self.context
             .status
             .update(|s| s.remotes_problems = problems);
+        self.end_stale(&configured, &faulty).await;
+        for (name, wanted) in configured {
+            match self.running.get_mut(&name) {
+                Some(running) if running.wanted == wanted => {}
+                Some(running) => {
+                    // Other credentials or endpoints are no reason to forget the cluster's state.
+                    let endpoints = wanted.etcd.endpoints.clone();
+                    self.context
+                        .status
+                        .update_remote(&name, |r| r.endpoints = endpoints);
+                    running.settings.send_replace(wanted.etcd.clone());
+                    running.wanted = wanted;
+                }
+                None => self.start(name, wanted).await,
+            }
+        }
+    }
+
+    /// A cluster is not meshed with itself.
+    fn refuse_own(
+        &self,
+        configured: &mut BTreeMap<ClusterName, Wanted>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let own = &self.context.own;
+        let removed = configured.remove(own);
+        let message = format!(
+            "cluster {own} is refused: it is this cluster's own name, and a cluster is not connected with itself or with another of its name"
+        );
+        self.context.status.update(|s| match &removed {
+            Some(wanted) => {
+                let endpoints = wanted.etcd.endpoints.clone();
+                let mut line = RemoteStatus::new(own, wanted.kind, endpoints);
+                line.refused = Some(message.clone());
+                line.note_error(&message);
+                s.remotes.entry(own.to_string()).or_insert(line);
+            }
+            None => drop(s.remotes.remove(own.as_str())),
+        });
+        problems.extend(removed.map(|wanted| Problem {
+            path: wanted.path,
+            line: None,
+            field: Some("name".to_owned()),
+            message,
+        }));
+    }
+
+    /// Ends readers that are no longer wanted, or of another kind, or that died.
+    async fn end_stale(
+        &mut self,
+        configured: &BTreeMap<ClusterName, Wanted>,
+        faulty: &BTreeSet<PathBuf>,
+    ) {
+        let keep = |name: &ClusterName, running: &Running| {
+            let same_kind = match configured.get(name) {
+                Some(wanted) => wanted.kind == running.wanted.kind,
+                // What a file said last counts until it can be read again or is gone.
+                None => faulty.contains(&running.wanted.path),
+            };
+            same_kind && !running.task.is_finished()
+        };
         let stale: Vec<ClusterName> = self
             .running
             .iter()
-            .filter(|(name, running)| {
-                configured
-                    .get(*name)
-                    .is_none_or(|(_, settings)| *settings != running.settings)
-                    || running.task.is_finished()
-            })
+            .filter(|(name, running)| !keep(name, running))
             .map(|(name, _)| name.clone())
             .collect();
         for name in stale {
@@ -195,29 +256,18 @@ impl Remotes {
                 continue;
             };
             running.end().await;
-            // Other credentials or endpoints are no reason to forget the cluster's state.
-            if !configured.contains_key(&name) {
-                self.context
-                    .status
-                    .update(|s| drop(s.remotes.remove(name.as_str())));
-                self.send(RemoteEvent::Removed { cluster: name }).await;
-            }
-        }
-        for (name, (_, settings)) in configured {
-            if !self.running.contains_key(&name) {
-                self.start(name, settings).await;
-            }
+            self.context
+                .status
+                .update(|s| drop(s.remotes.remove(name.as_str())));
+            self.send(RemoteEvent::Removed { cluster: name }).await;
         }
     }
 
-    async fn start(&mut self, cluster: ClusterName, settings: EtcdSettings) {
-        let fresh = RemoteStatus {
-            demoted: true,
-            ..RemoteStatus::default()
-        };
-        self.context.status.update(|s| {
-            s.remotes.entry(cluster.to_string()).or_insert(fresh);
-        });
+    async fn start(&mut self, cluster: ClusterName, wanted: Wanted) {
+        let line = RemoteStatus::new(&cluster, wanted.kind, wanted.etcd.endpoints.clone());
+        self.context
+            .status
+            .update(|s| drop(s.remotes.insert(cluster.to_string(), line)));
         self.send(RemoteEvent::Configured {
             cluster: cluster.clone(),
         })
@@ -227,15 +277,15 @@ impl Remotes {
             stop: stop.clone(),
             ..self.context.clone()
         };
-        let task = tokio::spawn(session::read(cluster.clone(), settings.clone(), context));
-        self.running.insert(
-            cluster,
-            Running {
-                settings,
-                stop,
-                task,
-            },
-        );
+        let (settings, settings_rx) = watch::channel(wanted.etcd.clone());
+        let reader = session::read(cluster.clone(), wanted.kind, settings_rx, context);
+        let running = Running {
+            task: tokio::spawn(reader),
+            wanted,
+            settings,
+            stop,
+        };
+        self.running.insert(cluster, running);
     }
 
     async fn send(&self, event: RemoteEvent) {
@@ -252,87 +302,5 @@ impl Running {
     }
 }
 
-/// All clusters of the directory by name with their file, and what is wrong.
-fn read_directory(root: &Path) -> (BTreeMap<ClusterName, (PathBuf, EtcdSettings)>, Vec<Problem>) {
-    let mut configured: BTreeMap<ClusterName, (PathBuf, EtcdSettings)> = BTreeMap::new();
-    let mut problems = Vec::new();
-    let problem = |path: &Path, message: String| Problem {
-        path: path.to_path_buf(),
-        line: None,
-        field: None,
-        message,
-    };
-    let entries = match std::fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(error) => {
-            return (
-                configured,
-                vec![problem(root, format!("cannot list it: {error}"))],
-            );
-        }
-    };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    paths.sort();
-    let yaml = |p: &&PathBuf| p.extension().is_some_and(|e| e == "yaml" || e == "yml");
-    for path in paths.iter().filter(yaml).take(FILES_MAX) {
-        match read_file(root, path) {
-            Ok(file) if configured.contains_key(&file.0) => problems.push(problem(
-                path,
-                format!(
-                    "cluster {} is already configured in another file, which counts",
-                    file.0
-                ),
-            )),
-            Ok((name, settings)) => {
-                configured.insert(name, (path.clone(), settings));
-            }
-            Err(message) => problems.push(message),
-        }
-    }
-    (configured, problems)
-}
-
-fn read_file(root: &Path, path: &Path) -> Result<(ClusterName, EtcdSettings), Problem> {
-    let problem = |line, message| Problem {
-        path: path.to_path_buf(),
-        line,
-        field: None,
-        message,
-    };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| problem(None, format!("cannot read it: {error}")))?;
-    let file: RemoteFile = serde_yaml_ng::from_str(&text)
-        .map_err(|error| problem(error.location().map(|l| l.line()), error.to_string()))?;
-    let bad = file.endpoints.iter().find(|e| !is_https(e));
-    if file.endpoints.is_empty() || bad.is_some() {
-        let found = bad.map_or("none", String::as_str);
-        return Err(problem(
-            None,
-            format!("endpoints: {found} is given: expected https://host:port"),
-        ));
-    }
-    // Paths are meant from where the file is.
-    let settings = EtcdSettings {
-        endpoints: file.endpoints,
-        ca: root.join(file.ca),
-        cert: root.join(file.cert),
-        key: root.join(file.key),
-    };
-    Ok((file.name, settings))
-}
-
-/// `https://host` with an optional port and nothing behind it.
-pub(crate) fn is_https(endpoint: &str) -> bool {
-    endpoint.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("https")
-            && uri.host().is_some_and(|h| !h.is_empty())
-            && uri.path() == "/"
-    })
-}
-
-const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
-/// Ids end at 511.
-const FILES_MAX: usize = 511;
-
-#[cfg(test)]
-mod tests;
+/// Also how late changed certificate files are noticed, since they may be anywhere.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(2);

@@ -27,6 +27,7 @@ use crate::{
     snapshot::Snapshot,
     source::{Source, SourceEvent, manifests::ManifestDirectory},
     status::StatusBoard,
+    store::PublishPlan,
     tokens::NodeTokens,
     world::{MeshView, Outputs, OwnState, World},
 };
@@ -211,10 +212,12 @@ impl Parts {
             roots_pem: root_pem.to_owned(),
         };
         let (own_state_tx, own_state) = watch::channel(OwnState::default());
+        let (cilium_tx, cilium_state) = watch::channel(OwnState::default());
         let outputs = Outputs {
             snapshots,
             mesh,
             own_state: own_state_tx,
+            cilium_state: config.publish_cilium.then_some(cilium_tx),
             status: Arc::clone(&self.status),
             metrics: Arc::clone(&self.metrics),
         };
@@ -227,17 +230,25 @@ impl Parts {
         // The world must know of the other clusters before the source makes it ready.
         self.start_remotes(remotes_tx).await;
         self.start_source(source_tx);
-        if let StoreConfig::Etcd(settings) = &config.store {
-            let publishing = PublishingTask {
-                cluster: config.cluster.clone(),
-                settings: settings.clone(),
-                own_state,
-                status: Arc::clone(&self.status),
-                metrics: Arc::clone(&self.metrics),
-            };
-            let wishes = self.publishing.subscribe();
-            self.tasks.spawn(publishing.run(wishes, self.stop.clone()));
+        self.start_publishing(PublishPlan::tulle(&config.cluster), own_state);
+        if config.publish_cilium {
+            self.start_publishing(PublishPlan::cilium(&config.cluster), cilium_state);
         }
+    }
+
+    fn start_publishing(&self, plan: PublishPlan, state: watch::Receiver<OwnState>) {
+        let StoreConfig::Etcd(settings) = &self.config.store else {
+            return;
+        };
+        let publishing = PublishingTask {
+            plan,
+            settings: settings.clone(),
+            state,
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let wishes = self.publishing.subscribe();
+        self.tasks.spawn(publishing.run(wishes, self.stop.clone()));
     }
 
     fn start_source(&self, events: mpsc::Sender<SourceEvent>) {
@@ -259,6 +270,10 @@ impl Parts {
         };
         let context = RemotesContext {
             own: self.config.cluster.clone(),
+            own_ca: match &self.config.store {
+                StoreConfig::Etcd(settings) => Some(settings.ca.clone()),
+                StoreConfig::Memory => None,
+            },
             events,
             status: Arc::clone(&self.status),
             metrics: Arc::clone(&self.metrics),

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -11,7 +12,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tulle_model::{ClusterName, TrustDomain};
 
+pub use self::remote::{RemoteBytes, RemoteState, RemoteStatus};
 use crate::{catalog::Warning, source::Problem};
+
+mod remote;
 
 /// The board.
 #[derive(Debug)]
@@ -78,32 +82,14 @@ pub struct StoreStatus {
     pub published: bool,
     /// Keys of the state.
     pub keys: usize,
-    /// What went wrong last; cleared when it works again.
-    pub last_error: Option<String>,
-}
-
-/// Another cluster.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RemoteStatus {
-    /// Its id, once read.
-    pub id: Option<u16>,
-    /// Its trust domain, once read.
-    pub trust_domain: Option<TrustDomain>,
-    /// Its etcd is being watched.
-    pub connected: bool,
-    /// Its complete state was read since the start.
-    pub synced: bool,
-    /// Its heartbeat stands still; its workloads are used last.
-    pub demoted: bool,
-    /// Why it is not taken in, if it is not.
-    pub refused: Option<String>,
-    /// Seconds since its heartbeat moved.
-    pub heartbeat_age_seconds: Option<f64>,
-    /// Workloads known of it.
-    pub workloads: usize,
-    /// Global services known of it.
-    pub services: usize,
+    /// The id of the etcd.
+    #[serde(skip)]
+    pub etcd_id: Option<u64>,
+    /// Bytes that the last change cost.
+    pub last_change_bytes: u64,
+    /// Whether the state is published in Cilium's layout as well, if that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cilium: Option<bool>,
     /// What went wrong last; cleared when it works again.
     pub last_error: Option<String>,
 }
@@ -162,6 +148,33 @@ impl StatusBoard {
         });
     }
 
+    /// Another cluster's etcd answers.
+    pub fn connect_remote(&self, cluster: &ClusterName, address: SocketAddr) {
+        self.update_remote(cluster, |r| {
+            r.reconnections += u64::from(r.was_connected);
+            r.was_connected = true;
+            r.connected = true;
+            r.address = Some(address.to_string());
+        });
+    }
+
+    /// Another cluster's etcd no longer answers, or the cluster is refused.
+    pub fn disconnect_remote(&self, cluster: &ClusterName, error: &str, refused: bool) {
+        self.update_remote(cluster, |r| {
+            r.connected = false;
+            r.failures += 1;
+            r.note_error(error);
+            // What is wrong now is not what was wrong before.
+            r.refused = refused.then(|| error.to_owned());
+        });
+    }
+
+    /// The id of the own etcd, if it was reached.
+    pub fn own_etcd(&self) -> Option<u64> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.store.etcd_id
+    }
+
     /// All lines as they are now.
     pub fn read(&self) -> Status {
         let mut status = self
@@ -170,6 +183,9 @@ impl StatusBoard {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         status.uptime_seconds = self.started.elapsed().as_secs();
+        for remote in status.remotes.values_mut() {
+            remote.state = remote.state_now();
+        }
         status
     }
 }
@@ -205,19 +221,12 @@ impl Status {
             ("tulle_view_policies".to_owned(), number(self.view.policies)),
             ("tulle_view_bundles".to_owned(), number(self.view.bundles)),
         ];
+        gauges.push((
+            "tulle_clustermesh_remote_clusters".to_owned(),
+            number(self.remotes.len()),
+        ));
         for (name, remote) in &self.remotes {
-            // Names of clusters are letters, digits and dashes: they need no escaping.
-            let mut gauge = |what: &str, value| {
-                gauges.push((format!("tulle_remote_{what}{{cluster=\"{name}\"}}"), value));
-            };
-            gauge("connected", flag(remote.connected));
-            gauge("synced", flag(remote.synced));
-            gauge("demoted", flag(remote.demoted));
-            gauge("refused", flag(remote.refused.is_some()));
-            gauge("workloads", number(remote.workloads));
-            if let Some(age) = remote.heartbeat_age_seconds {
-                gauge("heartbeat_age_seconds", age);
-            }
+            remote.gauges(name, &mut gauges);
         }
         gauges
     }

@@ -4,7 +4,7 @@
 //! Everything that is waiting is taken in before a snapshot is made, so a burst costs one snapshot.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -19,17 +19,19 @@ use tokio_util::sync::CancellationToken;
 use tulle_model::{Change, ClusterName, Directory, TrustBundle};
 
 use crate::{
+    admissions::Admissions,
     catalog::{Catalog, CatalogSettings},
-    layout::{self, ClusterInfo},
-    merge::{Merge, RefuseRemoteError, Remote},
+    cilium::{CiliumExport, NodeFacts},
+    layout::{self, ClusterInfo, Slices},
+    merge::{Merge, RefuseRemoteError, Remote, SILENT_AFTER},
     metrics::Metrics,
-    remotes::RemoteEvent,
+    remotes::{Admission, RemoteEvent, RemoteIdentity},
     snapshot::{ResourceType, Snapshot},
-    source::SourceEvent,
+    source::{Object, ObjectChange, ObjectKind, SourceEvent},
     status::StatusBoard,
 };
 
-/// The own cluster's state as the store shall hold it: values by key, the cluster's prefix left out.
+/// The own cluster's state as the store shall hold it: values by key.
 #[derive(Debug, Clone, Default)]
 pub struct OwnState {
     /// The source has delivered everything: what is not here may be deleted.
@@ -65,6 +67,8 @@ pub struct Outputs {
     pub mesh: watch::Sender<Arc<MeshView>>,
     /// To the store.
     pub own_state: watch::Sender<OwnState>,
+    /// To the store in Cilium's layout, if that is wanted.
+    pub cilium_state: Option<watch::Sender<OwnState>>,
     /// To the operator.
     pub status: Arc<StatusBoard>,
     /// What is counted.
@@ -79,8 +83,13 @@ pub struct World {
     merge: Merge,
     snapshot: Snapshot,
     own_state: OwnState,
-    /// The remote clusters that were taken in, with what they say of themselves.
-    admitted: std::collections::BTreeMap<ClusterName, ClusterInfo>,
+    /// The prefix of the own keys.
+    prefix: String,
+    slices: Slices,
+    cilium: Option<(CiliumExport, OwnState)>,
+    admissions: Admissions,
+    /// The last sign of life of clusters that count as silent, and when it came.
+    returning: HashMap<ClusterName, (u64, Duration)>,
     refusals: BTreeSet<String>,
     outputs: Outputs,
     started: Instant,
@@ -100,7 +109,14 @@ impl World {
             merge: Merge::new(info.name.clone()),
             snapshot: Snapshot::default(),
             own_state: OwnState::default(),
-            admitted: std::collections::BTreeMap::new(),
+            prefix: layout::prefix(&info.name),
+            slices: Slices::default(),
+            cilium: outputs.cilium_state.as_ref().map(|_| {
+                let export = CiliumExport::new(&info.name, info.id.value());
+                (export, OwnState::default())
+            }),
+            admissions: Admissions::new(&info, &bundle),
+            returning: HashMap::new(),
             refusals: BTreeSet::new(),
             outputs,
             started: Instant::now(),
@@ -162,6 +178,7 @@ impl World {
     fn handle_source(&mut self, event: SourceEvent) {
         match event {
             SourceEvent::Changes(changes) => {
+                self.export_nodes(&changes);
                 let facts = self.catalog.apply(changes);
                 self.apply_local(facts);
                 self.snapshot.placements = self.catalog.placements().clone();
@@ -176,6 +193,9 @@ impl World {
             SourceEvent::Synced => {
                 self.snapshot.ready = true;
                 self.own_state.complete = true;
+                if let Some((_, state)) = &mut self.cilium {
+                    state.complete = true;
+                }
                 self.changed = true;
                 self.outputs.status.update(|s| {
                     s.source.synced = true;
@@ -193,80 +213,54 @@ impl World {
                 self.changed = true;
             }
             RemoteEvent::Removed { cluster } => {
-                self.admitted.remove(&cluster);
+                self.admissions.remove(&cluster);
                 self.snapshot.unheard.remove(&cluster);
                 let changes = self.merge.remove_remote(&cluster);
                 self.show(changes);
                 self.changed = true;
             }
-            RemoteEvent::Admit { info, reply } => {
-                let verdict = self.admit(&info);
+            RemoteEvent::Admit { identity, reply } => {
+                let verdict = self.admit(&identity);
                 // Whoever asked may be gone: its configuration was removed meanwhile.
                 drop(reply.send(verdict));
-            }
-            RemoteEvent::State {
-                cluster,
-                state,
-                complete,
-                heartbeat,
-            } => {
-                let (changes, refused) = if complete {
-                    self.merge.handle_resync(&cluster, &state)
-                } else {
-                    self.merge.handle_partial(&cluster, &state)
-                };
-                self.show(changes);
-                refused.iter().for_each(|e| self.note_refusal(&cluster, e));
-                self.beat(&cluster, heartbeat);
-                if complete {
-                    self.changed |= self.snapshot.unheard.remove(&cluster).is_some();
-                    self.outputs
-                        .status
-                        .update_remote(&cluster, |r| r.synced = true);
-                }
             }
             RemoteEvent::Changes {
                 cluster,
                 changes,
                 heartbeat,
+                complete,
+                turn,
             } => {
-                for change in changes {
-                    match self.merge.handle_remote(&cluster, change) {
-                        Ok(changes) => self.show(changes),
-                        Err(error) => self.note_refusal(&cluster, &error),
-                    }
+                self.handle_remote_changes(&cluster, changes);
+                if complete {
+                    self.changed |= self.snapshot.unheard.remove(&cluster).is_some();
+                    self.outputs
+                        .status
+                        .update_remote(&cluster, |r| r.complete = true);
                 }
                 self.beat(&cluster, heartbeat);
+                drop(turn);
             }
         }
     }
 
-    /// Two clusters of one name or id never connect.
-    fn admit(&mut self, info: &ClusterInfo) -> Result<(), String> {
-        let taken = |other: &ClusterInfo| {
-            let (name, id) = (&info.name, info.id);
-            let same_name = other.name == *name;
-            (same_name || other.id == id).then(|| {
-                let what = if same_name { format!("name {name}") } else { format!("id {id}") };
-                format!(
-                    "cluster {name} (id {id}) is refused: cluster {} (id {}) has the same {what}; names and ids must differ in a mesh",
-                    other.name, other.id
-                )
-            })
-        };
-        let others = self
-            .admitted
-            .values()
-            .filter(|other| other.name != info.name);
-        if let Some(refusal) = [&self.info].into_iter().chain(others).find_map(taken) {
-            return Err(refusal);
+    fn handle_remote_changes(&mut self, cluster: &ClusterName, changes: Vec<Change>) {
+        for change in changes {
+            match self.merge.handle_remote(cluster, change) {
+                Ok(changes) => self.show(changes),
+                Err(error) => self.note_refusal(cluster, &error),
+            }
         }
-        let changes = self
-            .merge
-            .add_remote(info.name.clone(), info.trust_domain.clone());
+    }
+
+    fn admit(&mut self, identity: &RemoteIdentity) -> Result<Admission, String> {
+        self.admissions.admit(identity)?;
+        let (name, domain) = (&identity.name, &identity.trust_domain);
+        let known = self.merge.remotes().get(name);
+        let fresh = known.is_none_or(|r| r.trust_domain() != domain);
+        let changes = self.merge.add_remote(name.clone(), domain.clone());
         self.show(changes);
-        self.admitted.insert(info.name.clone(), info.clone());
-        Ok(())
+        Ok(Admission { fresh })
     }
 
     fn handle_tick(&mut self) {
@@ -280,36 +274,75 @@ impl World {
         }
         self.show(changes);
         for (name, remote) in self.merge.remotes() {
-            let age = remote
-                .last_beat()
-                .map(|at| now.saturating_sub(at).as_secs_f64());
+            let age = remote.last_beat().map(|at| now.saturating_sub(at));
+            let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
             let (workloads, services) = (
                 remote.state().workloads_len(),
                 remote.state().services_len(),
             );
             let demoted = remote.is_silent();
             self.outputs.status.update_remote(name, |r| {
-                r.heartbeat_age_seconds = age;
+                r.heartbeat_age_ms = age;
                 r.demoted = demoted;
-                r.workloads = workloads;
-                r.services = services;
+                r.counts.insert("endpoints", workloads);
+                r.counts.insert("services", services);
             });
         }
     }
 
+    /// One value that is new to us may be old: a cluster that was silent is back with the second.
     fn beat(&mut self, cluster: &ClusterName, heartbeat: Option<u64>) {
         let Some(value) = heartbeat else { return };
-        let changes = self
+        let now = self.started.elapsed();
+        let silent = self
             .merge
-            .handle_heartbeat(cluster, value, self.started.elapsed());
-        if !changes.is_empty() {
-            tracing::info!(%cluster, workloads = changes.len(), "the cluster is heard; its workloads are used again");
+            .remotes()
+            .get(cluster)
+            .is_some_and(Remote::is_silent);
+        if silent {
+            let last = self.returning.insert(cluster.clone(), (value, now));
+            let lives = last.is_some_and(|(before, at)| {
+                before != value && now.saturating_sub(at) < SILENT_AFTER
+            });
+            if !lives {
+                return;
+            }
+            self.returning.remove(cluster);
+        }
+        let changes = self.merge.handle_heartbeat(cluster, value, now);
+        if silent {
+            tracing::info!(%cluster, workloads = changes.len(), "the cluster is heard; its workloads are used");
         }
         self.show(changes);
     }
 
+    /// What the mesh itself does not need to know of nodes.
+    fn export_nodes(&mut self, changes: &[ObjectChange]) {
+        let Some((export, _)) = &mut self.cilium else {
+            return;
+        };
+        let local = self.merge.local();
+        for change in changes {
+            match change {
+                ObjectChange::Put(key, object) => {
+                    if let Object::Node(node) = &**object {
+                        export.handle_node(&key.name, Some(NodeFacts::of(node)), local);
+                    }
+                }
+                ObjectChange::Gone(key) if key.kind == ObjectKind::Node => {
+                    export.handle_node(&key.name, None, local);
+                }
+                ObjectChange::Gone(_) => {}
+            }
+        }
+        self.changed = true;
+    }
+
     fn apply_local(&mut self, facts: Vec<Change>) {
         for fact in facts {
+            if let Some((export, _)) = &mut self.cilium {
+                export.handle(&fact, self.merge.local());
+            }
             self.store_fact(&fact);
             let changes = self.merge.handle_local(fact);
             self.show(changes);
@@ -320,12 +353,14 @@ impl World {
     fn store_fact(&mut self, fact: &Change) {
         match fact {
             Change::Workload(workload) => {
-                self.set_entry(
-                    &layout::workload_key(&workload.uid),
-                    layout::encode(&**workload),
-                );
+                let old = self.merge.local().workload(&workload.uid);
+                self.slices.put(old.map(|old| &**old), workload);
             }
-            Change::WorkloadGone(uid) => self.remove_entry(&layout::workload_key(uid)),
+            Change::WorkloadGone(uid) => {
+                if let Some(old) = self.merge.local().workload(uid) {
+                    self.slices.remove(old);
+                }
+            }
             Change::Service(service) if service.sharing.global => {
                 self.set_entry(
                     &layout::service_key(&service.key()),
@@ -341,14 +376,41 @@ impl World {
     }
 
     fn set_entry(&mut self, key: &str, value: Bytes) {
-        if self.own_state.entries.get(key) != Some(&value) {
+        let key = format!("{}{key}", self.prefix);
+        if self.own_state.entries.get(key.as_str()) != Some(&value) {
             self.own_state.entries.insert(Arc::from(key), value);
             self.changed = true;
         }
     }
 
     fn remove_entry(&mut self, key: &str) {
-        self.changed |= self.own_state.entries.remove(key).is_some();
+        let key = format!("{}{key}", self.prefix);
+        self.changed |= self.own_state.entries.remove(key.as_str()).is_some();
+    }
+
+    /// Each slice that changed is encoded once, however many of its workloads did.
+    fn store_slices(&mut self) {
+        for (key, value) in self.slices.take_changed() {
+            match value {
+                Some(value) => self.set_entry(&key, value),
+                None => self.remove_entry(&key),
+            }
+        }
+    }
+
+    fn publish_cilium(&mut self) {
+        let Some(((export, state), sender)) =
+            self.cilium.as_mut().zip(self.outputs.cilium_state.as_ref())
+        else {
+            return;
+        };
+        for (key, value) in export.take_changed(self.merge.local()) {
+            match value {
+                Some(value) => drop(state.entries.insert(Arc::from(key), value)),
+                None => drop(state.entries.remove(key.as_str())),
+            }
+        }
+        sender.send_replace(state.clone());
     }
 
     fn show(&mut self, changes: Vec<Change>) {
@@ -361,9 +423,10 @@ impl World {
     fn note_refusal(&mut self, cluster: &ClusterName, error: &RefuseRemoteError) {
         self.outputs.metrics.remote_refusals.inc();
         let text = error.to_string();
-        self.outputs
-            .status
-            .update_remote(cluster, |r| r.last_error = Some(text.clone()));
+        self.outputs.status.update_remote(cluster, |r| {
+            r.refusals += 1;
+            r.note_error(&text);
+        });
         if self.refusals.len() < REFUSALS_LEN_MAX && self.refusals.insert(text.clone()) {
             tracing::warn!("{text}");
         }
@@ -373,6 +436,7 @@ impl World {
         if !std::mem::take(&mut self.changed) {
             return;
         }
+        self.store_slices();
         self.snapshot.revision += 1;
         self.outputs.metrics.snapshots.inc();
         let len = |kind| self.snapshot.resources(kind).len();
@@ -390,6 +454,7 @@ impl World {
             .snapshots
             .send_replace(Arc::new(self.snapshot.clone()));
         self.outputs.own_state.send_replace(self.own_state.clone());
+        self.publish_cilium();
         self.outputs.mesh.send_replace(Arc::new(self.mesh_view()));
     }
 

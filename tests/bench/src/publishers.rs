@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use imbl::OrdMap;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tulle_identity::CertificateAuthority;
 use tulle_model::{Health, TrustBundle, Workload};
 use tulle_xds_server::{
-    layout::{self, ClusterInfo},
+    layout::{self, ClusterInfo, Slices},
     metrics::Metrics,
     status::StatusBoard,
-    store::{self, EtcdSettings},
+    store::{self, EtcdSettings, PublishPlan},
     world::OwnState,
 };
 
@@ -31,6 +32,8 @@ pub struct Publishers {
 struct Cluster {
     state: watch::Sender<OwnState>,
     workloads: Vec<Workload>,
+    slices: Slices,
+    prefix: String,
     board: Arc<StatusBoard>,
 }
 
@@ -50,7 +53,7 @@ impl Publishers {
             let name = plan.cluster_name(number)?;
             let cluster = Cluster::new(plan, number)?;
             let publish = store::publish(
-                name,
+                PublishPlan::tulle(&name),
                 etcd.clone(),
                 cluster.state.subscribe(),
                 Arc::clone(&cluster.board),
@@ -80,7 +83,7 @@ impl Publishers {
     /// # Errors
     /// When the cluster has no endpoint.
     pub fn name(&mut self, cluster: usize, endpoint: usize) -> Result<String> {
-        Ok(self.endpoint(cluster, endpoint)?.1.uid.0.to_string())
+        Ok(self.endpoint(cluster, endpoint)?.uid.0.to_string())
     }
 
     /// Makes an endpoint ready or unready.
@@ -88,29 +91,28 @@ impl Publishers {
     /// # Errors
     /// When the cluster has no endpoint.
     pub fn flip(&mut self, cluster: usize, endpoint: usize) -> Result<()> {
-        let (state, workload) = self.endpoint(cluster, endpoint)?;
-        workload.health = match workload.health {
-            Health::Healthy => Health::Unhealthy,
-            _ => Health::Healthy,
-        };
-        let key = layout::workload_key(&workload.uid);
-        let value = layout::encode(workload);
-        state.send_modify(|state| {
-            state.entries.insert(Arc::from(key), value);
-        });
-        Ok(())
-    }
-
-    fn endpoint(
-        &mut self,
-        cluster: usize,
-        endpoint: usize,
-    ) -> Result<(&watch::Sender<OwnState>, &mut Workload)> {
         let cluster = self.clusters.get_mut(cluster).context("no such cluster")?;
         let count = cluster.workloads.len().max(1);
         let workload = cluster.workloads.get_mut(endpoint % count);
         let workload = workload.context("the cluster has no endpoint")?;
-        Ok((&cluster.state, workload))
+        let old = workload.clone();
+        workload.health = match workload.health {
+            Health::Healthy => Health::Unhealthy,
+            _ => Health::Healthy,
+        };
+        cluster.slices.put(Some(&old), &Arc::new(workload.clone()));
+        let (prefix, changed) = (&cluster.prefix, cluster.slices.take_changed());
+        cluster
+            .state
+            .send_modify(|state| store_slices(prefix, changed, &mut state.entries));
+        Ok(())
+    }
+
+    fn endpoint(&self, cluster: usize, endpoint: usize) -> Result<&Workload> {
+        let cluster = self.clusters.get(cluster).context("no such cluster")?;
+        let count = cluster.workloads.len().max(1);
+        let workload = cluster.workloads.get(endpoint % count);
+        workload.context("the cluster has no endpoint")
     }
 }
 
@@ -136,25 +138,25 @@ impl Cluster {
             trust_domain: trust_domain.clone(),
             roots_pem: authority.root_pem().to_owned(),
         };
+        let prefix = layout::prefix(&name);
+        let key = |key: &str| Arc::from(format!("{prefix}{key}"));
         let mut entries = OrdMap::new();
-        entries.insert(Arc::from(layout::INFO), layout::encode(&info));
-        entries.insert(Arc::from(layout::BUNDLE), layout::encode(&bundle));
+        entries.insert(key(layout::INFO), layout::encode(&info));
+        entries.insert(key(layout::BUNDLE), layout::encode(&bundle));
         for service in plan.services_of(number) {
             let service = plan.service(service)?;
             entries.insert(
-                Arc::from(layout::service_key(&service.key())),
+                key(&layout::service_key(&service.key())),
                 layout::encode(&service),
             );
         }
-        let mut workloads = Vec::new();
+        let (mut workloads, mut slices) = (Vec::new(), Slices::default());
         for (count, (endpoint, service)) in plan.endpoints_of(number).enumerate() {
             let workload = plan.workload(number, count, endpoint, service)?;
-            entries.insert(
-                Arc::from(layout::workload_key(&workload.uid)),
-                layout::encode(&workload),
-            );
+            slices.put(None, &Arc::new(workload.clone()));
             workloads.push(workload);
         }
+        store_slices(&prefix, slices.take_changed(), &mut entries);
         let (state, _) = watch::channel(OwnState {
             complete: true,
             entries,
@@ -162,8 +164,25 @@ impl Cluster {
         Ok(Cluster {
             state,
             workloads,
+            slices,
+            prefix,
             board: Arc::new(StatusBoard::new(name, id, trust_domain)),
         })
+    }
+}
+
+/// The slices that changed, as an xds-server stores them.
+fn store_slices(
+    prefix: &str,
+    changed: Vec<(String, Option<Bytes>)>,
+    entries: &mut OrdMap<Arc<str>, Bytes>,
+) {
+    for (key, value) in changed {
+        let key = format!("{prefix}{key}");
+        match value {
+            Some(value) => entries.insert(Arc::from(key), value),
+            None => entries.remove(key.as_str()),
+        };
     }
 }
 

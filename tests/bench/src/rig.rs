@@ -65,9 +65,10 @@ impl Rig {
         let pki = self.directory().join("etcd/pki");
         Ok(EtcdSettings {
             endpoints: vec![self.etcd_address()?],
-            ca: pki.join("ca.crt"),
-            cert: pki.join("root.crt"),
-            key: pki.join("root.key"),
+            ca: pki.join("ca.crt").into(),
+            cert: pki.join("root.crt").into(),
+            key: pki.join("root.key").into(),
+            server_name: None,
         })
     }
 
@@ -148,8 +149,9 @@ impl Rig {
         let etcd = self.etcd()?;
         for cluster in 0..plan.clusters {
             let name = plan.cluster_name(cluster)?;
+            let pki = self.directory().join("etcd/pki");
             let text = json!({
-                "name": name, "endpoints": etcd.endpoints, "ca": etcd.ca, "cert": etcd.cert, "key": etcd.key,
+                "name": name, "endpoints": etcd.endpoints, "ca": pki.join("ca.crt"), "cert": pki.join("root.crt"), "key": pki.join("root.key"),
             });
             let path = self.directory().join(format!("remotes/{name}.yaml"));
             replace(&path, &text.to_string())?;

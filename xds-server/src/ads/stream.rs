@@ -328,4 +328,6 @@ const NACK_MESSAGE_LEN_MAX: usize = 1024;
 const NODE_ID_LEN_MAX: usize = 256;
 
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod tests;

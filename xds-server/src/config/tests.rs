@@ -50,6 +50,8 @@ fn etcd_takes_several_endpoints() {
         ["https://10.0.0.1:2379", "https://etcd.example:2379"]
     );
     assert_eq!(config.svid_ttl, Duration::from_secs(1800));
+    assert!(!config.publish_cilium);
+    assert!(serve(&format!("{GOOD} {ETCD} --publish-also cilium")).publish_cilium);
 }
 
 #[test]
@@ -98,6 +100,11 @@ fn every_rule_has_its_fault() {
     );
     check("--remotes r", &["--remotes"]);
     check("--ca-key k", &["--ca-cert"]);
+    check("--publish-also cilium", &["--publish-also"]);
+    check(
+        &format!("{ETCD} --publish-also consul"),
+        &["--publish-also"],
+    );
     for bad in [
         "9s",
         "0",

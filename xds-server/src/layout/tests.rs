@@ -10,22 +10,18 @@ fn tion() -> ClusterName {
 }
 
 #[test]
-fn workload_keys_go_there_and_back() {
+fn workloads_of_layout_1_are_read() {
     let check = |uid: &str, key: &str| {
-        let uid = WorkloadUid(uid.into());
-        assert_eq!(workload_key(&uid), key);
-        let back = read_deletion(&tion(), key).unwrap();
-        assert_eq!(back, Some(Change::WorkloadGone(uid)));
+        let mut pod = workload("a", "10.1.1.1", Some("web"));
+        pod.uid = WorkloadUid(uid.into());
+        let fact = Change::Workload(Arc::new(pod.clone()));
+        let read = read_entry(key, &encode(&pod)).unwrap();
+        assert_eq!(read, Entry::Facts(vec![fact]), "{key}");
     };
     check("koornacht//Pod/shop/web-0", "workloads/shop/web-0");
-    check("koornacht//Pod/shop/web.0", "workloads/shop/web.0");
     check(
         "koornacht/discovery.k8s.io/EndpointSlice/shop/manual/192.0.2.7",
         "workloads/shop/EndpointSlice/manual/192.0.2.7",
-    );
-    check(
-        "koornacht/discovery.k8s.io/EndpointSlice/shop/manual/fd00::7",
-        "workloads/shop/EndpointSlice/manual/fd00::7",
     );
 }
 
@@ -34,18 +30,13 @@ fn values_go_there_and_back() {
     let check = |key: &str, value: Bytes, expected: Entry| {
         assert_eq!(read_entry(key, &value).unwrap(), expected);
     };
-    let pod = workload("a", "10.1.1.1", Some("web"));
-    let change = Change::Workload(Arc::new(pod.clone()));
-    check("workloads/shop/a", encode(&pod), Entry::Fact(change));
     let web = service("web", "172.20.1.5");
     check(
         "services/shop/web",
         encode(&web),
-        Entry::Fact(Change::Service(Arc::new(web.clone()))),
+        Entry::Facts(vec![Change::Service(Arc::new(web.clone()))]),
     );
     assert_eq!(service_key(&web.key()), "services/shop/web");
-    let gone = read_deletion(&tion(), "services/shop/web").unwrap();
-    assert_eq!(gone, Some(Change::ServiceGone(web.key())));
     check("heartbeat", Bytes::from("17"), Entry::Heartbeat(17));
     check("synced", Bytes::from("anything"), Entry::Synced);
     check("of-a-later-version", Bytes::from("?"), Entry::Unknown);
@@ -55,7 +46,7 @@ fn values_go_there_and_back() {
         trust_domain: "t".parse().unwrap(),
         version: VERSION,
     };
-    let json = r#"{"name":"koornacht","id":7,"trustDomain":"t","version":1}"#;
+    let json = r#"{"name":"koornacht","id":7,"trustDomain":"t","version":2}"#;
     assert_eq!(encode(&info), json);
     check("info", Bytes::from(json), Entry::Info(info));
 }
@@ -80,7 +71,7 @@ fn bad_values_are_refused_with_their_key() {
         &encode(&workload("a", "10.1.1.1", None)),
     );
     check("services/shop/b", &encode(&service("web", "172.20.1.5")));
-    assert!(read_deletion(&tion(), "workloads/x").is_err());
-    assert!(read_deletion(&tion(), "services/x").is_err());
-    assert_eq!(read_deletion(&tion(), "heartbeat").unwrap(), None);
+    check("slices/shop/0-0", b"{}");
+    let reference = br#"{"templates":[],"nodes":[],"endpoints":[{"n":"a"}]}"#;
+    check("slices/shop/0-0", reference);
 }

@@ -10,14 +10,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tulle_model::ClusterName;
 
 use super::files;
 use crate::{
     chain::Chain,
     metrics::Metrics,
     status::StatusBoard,
-    store::{self, EtcdSettings},
+    store::{self, EtcdSettings, PublishPlan},
     world::OwnState,
 };
 
@@ -110,12 +109,12 @@ async fn read(path: &Path) -> Option<Wish> {
 /// What publishing needs.
 #[derive(Debug)]
 pub struct PublishingTask {
-    /// The own cluster.
-    pub cluster: ClusterName,
-    /// Its etcd.
+    /// Where what is published.
+    pub plan: PublishPlan,
+    /// The own etcd.
     pub settings: EtcdSettings,
     /// What is published.
-    pub own_state: watch::Receiver<OwnState>,
+    pub state: watch::Receiver<OwnState>,
     /// To the operator.
     pub status: Arc<StatusBoard>,
     /// What is counted.
@@ -141,9 +140,9 @@ impl PublishingTask {
 
     async fn publish(&self, wishes: &mut watch::Receiver<Wish>, stop: &CancellationToken) -> bool {
         let publishing = store::publish(
-            self.cluster.clone(),
+            self.plan.clone(),
             self.settings.clone(),
-            self.own_state.clone(),
+            self.state.clone(),
             Arc::clone(&self.status),
             Arc::clone(&self.metrics),
             stop.clone(),
@@ -160,7 +159,7 @@ impl PublishingTask {
 
     async fn withdraw(&self, wishes: &mut watch::Receiver<Wish>, stop: &CancellationToken) -> bool {
         let withdrawing = async {
-            while let Err(error) = store::withdraw(&self.cluster, &self.settings).await {
+            while let Err(error) = store::withdraw(&self.plan, &self.settings).await {
                 self.metrics.store_errors.inc();
                 let text = Chain(&error).to_string();
                 tracing::warn!("cannot withdraw what was published: {text}");
@@ -171,6 +170,10 @@ impl PublishingTask {
                 sleep(RETRY_PAUSE).await;
             }
             self.status.update(|s| {
+                if !self.plan.is_own() {
+                    s.store.cilium = Some(false);
+                    return;
+                }
                 s.store.connected = true;
                 s.store.published = false;
                 s.store.keys = 0;

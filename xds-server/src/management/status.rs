@@ -1,6 +1,6 @@
 //! Puts what the server knows of its condition into the words of the management API.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tulle_wire::management::{
     ClusterStatus, NodeStatus, PublishingStatus, RemoteState, RemoteStatus, SourceStatus, Spread,
@@ -119,35 +119,31 @@ fn problem(problem: &Problem) -> String {
 }
 
 fn remote((name, remote): (&String, &status::RemoteStatus)) -> RemoteStatus {
-    let state = match () {
-        () if remote.refused.is_some() => RemoteState::Refused,
-        () if !remote.connected => RemoteState::Connecting,
-        () if !remote.synced => RemoteState::Syncing,
-        () if remote.demoted => RemoteState::Silent,
-        () => RemoteState::Ready,
+    let state = match remote.state {
+        status::RemoteState::Connecting => RemoteState::Connecting,
+        status::RemoteState::Syncing => RemoteState::Syncing,
+        status::RemoteState::Ready => RemoteState::Ready,
+        status::RemoteState::Silent => RemoteState::Silent,
+        status::RemoteState::Refused => RemoteState::Refused,
     };
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
-    let kinds = ["services", "workloads"];
-    let age = remote.heartbeat_age_seconds;
+    let synced = remote.synced.iter();
+    let counts = remote.counts.iter();
     RemoteStatus {
         name: name.clone(),
-        kind: "tulle".to_owned(),
+        kind: remote.kind.as_str().to_owned(),
         state,
-        cluster_id: remote.id,
+        cluster_id: remote.cluster_id,
         trust_domain: remote.trust_domain.as_ref().map(ToString::to_string),
-        endpoints: Vec::new(),
+        endpoints: remote.endpoints.clone(),
         last_error: remote.refused.clone().or_else(|| remote.last_error.clone()),
-        heartbeat_age_ms: age.map(whole_millis),
-        reconnections: 0,
-        synced: kinds.map(|kind| (kind.to_owned(), remote.synced)).into(),
-        counts: BTreeMap::from([
-            ("services".to_owned(), count(remote.services)),
-            ("workloads".to_owned(), count(remote.workloads)),
-        ]),
+        heartbeat_age_ms: remote.heartbeat_age_ms,
+        reconnections: remote.reconnections,
+        synced: synced
+            .map(|(kind, whole)| ((*kind).to_owned(), *whole))
+            .collect(),
+        counts: counts
+            .map(|(kind, len)| ((*kind).to_owned(), count(*len)))
+            .collect(),
     }
-}
-
-fn whole_millis(seconds: f64) -> u64 {
-    let age = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }

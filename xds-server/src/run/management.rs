@@ -102,8 +102,8 @@ pub(super) fn open_peers(config: &Config) -> anyhow::Result<Peers> {
         .context("cannot use --etcd-client-ca-cert and --etcd-client-ca-key")?;
     let own = own_etcd(config).context("--etcd-client-ca-cert: needs --store etcd")?;
     let admin = EtcdSettings {
-        cert: admin_cert,
-        key: admin_key,
+        cert: admin_cert.into(),
+        key: admin_key.into(),
         ..own.clone()
     };
     Ok(Peers::PerPeer {

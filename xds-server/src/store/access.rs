@@ -4,8 +4,11 @@ use etcd_client::{DeleteOptions, Permission};
 use tulle_model::ClusterName;
 
 use super::{
-    client::{EtcdError, EtcdSettings, connect, within},
+    client::{EtcdSettings, within},
+    dial::dial,
+    error::EtcdError,
     init::{add_user, grant, tolerate},
+    plan::PublishPlan,
 };
 use crate::layout;
 
@@ -20,7 +23,7 @@ pub async fn admit_reader(
     user: &str,
 ) -> Result<(), EtcdError> {
     let prefix = layout::prefix(cluster);
-    let mut client = connect(admin, 0, &prefix).await?;
+    let mut client = dial(admin, 0, &prefix).await?.client;
     let role = format!("tulle-{cluster}-read");
     let added = within("add a role", client.role_add(role.as_str())).await;
     tolerate(added, "already exists")?;
@@ -44,10 +47,10 @@ pub async fn expel_reader(
     admin: &EtcdSettings,
     user: &str,
 ) -> Result<bool, EtcdError> {
-    let mut client = connect(admin, 0, &layout::prefix(cluster)).await?;
+    let mut client = dial(admin, 0, &layout::prefix(cluster)).await?.client;
     match within("delete a user", client.user_delete(user)).await {
         Ok(_) => Ok(true),
-        Err(EtcdError::Request { source, .. }) if source.to_string().contains("not found") => {
+        Err(EtcdError::Request { cause, .. }) if cause.to_string().contains("not found") => {
             Ok(false)
         }
         Err(error) => Err(error),
@@ -59,10 +62,21 @@ pub async fn expel_reader(
 /// # Errors
 ///
 /// When etcd cannot be reached or refuses.
-pub async fn withdraw(cluster: &ClusterName, settings: &EtcdSettings) -> Result<i64, EtcdError> {
-    let prefix = layout::prefix(cluster);
-    let mut client = connect(settings, 0, &format!("{prefix}{}", layout::INFO)).await?;
-    let all = DeleteOptions::new().with_prefix();
-    let deleted = within("withdraw the state", client.delete(prefix, Some(all))).await?;
-    Ok(deleted.deleted())
+pub async fn withdraw(plan: &PublishPlan, settings: &EtcdSettings) -> Result<i64, EtcdError> {
+    let mut client = dial(settings, 0, &plan.first).await?.client;
+    let mut deleted = 0;
+    // The marks go first: from then on nobody takes what is left for the whole.
+    let singles = plan
+        .marks
+        .iter()
+        .chain(&plan.singles)
+        .chain([&plan.heartbeat]);
+    let singles = singles.map(|key| (key, false));
+    let prefixes = plan.prefixes.iter().map(|prefix| (prefix, true));
+    for (key, prefix) in singles.chain(prefixes) {
+        let options = prefix.then(|| DeleteOptions::new().with_prefix());
+        let gone = client.delete(key.as_str(), options);
+        deleted += within("withdraw the state", gone).await?.deleted();
+    }
+    Ok(deleted)
 }

@@ -1,139 +1,81 @@
-//! Connections to etcd: TLS, one endpoint after the other, bounded waits.
+//! Connections to etcd: credentials, bounded waits, and lists that no size of a value can break.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions};
+use etcd_client::{Certificate, Client, GetOptions, Identity, TlsOptions};
 use tokio::time::timeout;
+
+use super::error::EtcdError;
 
 /// Where an etcd is and how to prove oneself to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdSettings {
-    /// `https://host:port`, tried in turn; names are resolved at each dial.
+    /// `https://host:port`, all tried; names are resolved at each dial.
     pub endpoints: Vec<String>,
     /// Roots that the servers are verified with; read at each dial.
-    pub ca: PathBuf,
+    pub ca: PemSource,
     /// The client's certificate; its common name is the etcd user. Read at each dial.
-    pub cert: PathBuf,
+    pub cert: PemSource,
     /// The key of `cert`. Read at each dial.
-    pub key: PathBuf,
+    pub key: PemSource,
+    /// The name that the servers' certificates must have, if not the endpoint's own.
+    pub server_name: Option<String>,
 }
 
-/// What goes wrong with an etcd.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EtcdError {
-    /// A file of the credentials cannot be read.
-    #[error("cannot read {}", path.display())]
-    Credentials {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// No endpoint answers.
-    #[error("cannot reach etcd at {endpoint}")]
-    Connect {
-        /// The last one that was tried.
-        endpoint: String,
-        /// Why.
-        #[source]
-        source: Box<EtcdError>,
-    },
-    /// There is nothing to dial.
-    #[error("no etcd endpoint is configured")]
-    NoEndpoint,
-    /// etcd refused or the connection broke.
-    #[error("etcd: {what}")]
-    Request {
-        /// What was wanted.
-        what: &'static str,
-        /// Why it did not work.
-        #[source]
-        source: Box<etcd_client::Error>,
-    },
-    /// No answer in time.
-    #[error("etcd: {what}: no answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Timeout {
-        /// What was wanted.
-        what: &'static str,
-    },
-    /// The watch ended.
-    #[error("the watch ended: {reason}")]
-    WatchEnded {
-        /// As etcd says.
-        reason: String,
-    },
-    /// The state is larger than a cluster can be.
-    #[error("more than {max} keys under {prefix}")]
-    TooManyKeys {
-        /// Where.
-        prefix: String,
-        /// How many are read.
-        max: usize,
-    },
-    /// The lease of the heartbeat is gone.
-    #[error("the lease of the heartbeat expired")]
-    LeaseLost,
-    /// The reader of the state is gone.
-    #[error("the server is stopping")]
-    Stopping,
-    /// The cluster is not what it should be.
-    #[error("{0}")]
-    Refused(String),
-    /// The cluster does not say who it is.
-    #[error("etcd has no key {key}: that cluster's xds-server has not published yet")]
-    NoInfo {
-        /// The key.
-        key: String,
-    },
-    /// What the cluster says of itself is not readable.
-    #[error(transparent)]
-    Entry(#[from] crate::layout::ReadEntryError),
+/// PEM text, or the file that holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PemSource {
+    /// A file, read at each use.
+    File(PathBuf),
+    /// The text itself.
+    Inline(Arc<str>),
 }
 
-/// Dials the endpoints in turn, beginning at number `first`, until one answers a read of `probe`.
-pub(super) async fn connect(
-    settings: &EtcdSettings,
-    first: usize,
-    probe: &str,
-) -> Result<Client, EtcdError> {
-    let tls = tls_options(settings).await?;
-    let mut last = EtcdError::NoEndpoint;
-    let len = settings.endpoints.len();
-    for endpoint in settings
-        .endpoints
-        .iter()
-        .cycle()
-        .skip(first % len.max(1))
-        .take(len)
-    {
-        match connect_one(endpoint, tls.clone(), probe).await {
-            Ok(client) => return Ok(client),
-            Err(error) => {
-                last = EtcdError::Connect {
-                    endpoint: endpoint.clone(),
-                    source: Box::new(error),
-                };
+impl From<PathBuf> for PemSource {
+    fn from(path: PathBuf) -> Self {
+        PemSource::File(path)
+    }
+}
+
+/// A key must not come into a log.
+impl fmt::Debug for PemSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PemSource::File(path) => path.fmt(f),
+            PemSource::Inline(_) => f.write_str("inline"),
+        }
+    }
+}
+
+impl PemSource {
+    /// The text as it is now.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub async fn read(&self) -> Result<Vec<u8>, EtcdError> {
+        match self {
+            PemSource::Inline(text) => Ok(text.as_bytes().to_vec()),
+            PemSource::File(path) => {
+                let read = tokio::fs::read(path).await;
+                read.map_err(|source| EtcdError::Credentials {
+                    path: path.clone(),
+                    source,
+                })
             }
         }
     }
-    Err(last)
 }
 
-async fn connect_one(endpoint: &str, tls: TlsOptions, probe: &str) -> Result<Client, EtcdError> {
-    let options = ConnectOptions::new()
-        .with_tls(tls)
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
-        .with_keep_alive_while_idle(true)
-        .with_require_leader(true);
-    let connect = Client::connect([endpoint], Some(options));
-    let mut client = within("connect", connect).await?;
-    // The client dials at its first request, so only an answer proves anything.
-    let answer = client.get(probe, Some(GetOptions::new().with_keys_only()));
-    within("first request", answer).await?;
-    Ok(client)
+impl EtcdSettings {
+    pub(super) async fn tls_options(&self) -> Result<TlsOptions, EtcdError> {
+        let ca = self.ca.read().await?;
+        let cert = self.cert.read().await?;
+        let key = self.key.read().await?;
+        Ok(TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(ca))
+            .identity(Identity::from_pem(cert, key)))
+    }
 }
 
 /// One request with a bounded wait.
@@ -143,50 +85,111 @@ pub(super) async fn within<T>(
 ) -> Result<T, EtcdError> {
     match timeout(REQUEST_TIMEOUT, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(EtcdError::Request {
-            what,
-            source: Box::new(source),
-        }),
+        Ok(Err(source)) => Err(EtcdError::of_request(what, source)),
         Err(_) => Err(EtcdError::Timeout { what }),
     }
 }
 
-/// All keys under a prefix as of one revision, and that revision.
-pub(super) async fn list(client: &Client, prefix: &str) -> Result<(Vec<Pair>, i64), EtcdError> {
-    let end = end_of_prefix(prefix);
-    let mut kv = client
-        .kv_client()
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut from = prefix.as_bytes().to_vec();
-    let mut pairs: Vec<Pair> = Vec::new();
-    let mut revision = 0;
-    loop {
-        let options = GetOptions::new()
-            .with_range(end.clone())
-            .with_limit(PAGE_LEN)
-            .with_revision(revision);
-        let mut page = within("list", kv.get(from.clone(), Some(options))).await?;
-        if revision == 0 {
-            revision = page
-                .header()
-                .map_or(0, etcd_client::ResponseHeader::revision);
+/// A list of a prefix, page by page, at one revision.
+///
+/// A page that is larger than a message may be is asked for again in smaller parts, down to single keys; a value that is too
+/// large even so is left out and named.
+pub(super) struct Listing {
+    prefix: String,
+    from: Vec<u8>,
+    end: Vec<u8>,
+    page_len: i64,
+    /// Of all pages; 0 = that of the first.
+    revision: i64,
+    done: bool,
+}
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) pairs: Vec<Pair>,
+    /// Keys whose values are larger than `VALUE_BYTES_MAX`.
+    pub(super) too_large: Vec<Vec<u8>>,
+    /// The id of the etcd that answered.
+    pub(super) etcd_id: u64,
+}
+
+impl Listing {
+    /// Of all keys with the prefix.
+    pub(super) fn new(prefix: &str, revision: i64) -> Self {
+        Listing {
+            prefix: prefix.to_owned(),
+            from: prefix.as_bytes().to_vec(),
+            end: end_of_prefix(prefix),
+            page_len: PAGE_LEN,
+            revision,
+            done: false,
         }
-        let more = page.more();
-        for pair in page.take_kvs() {
+    }
+
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The next part; `None` after the last.
+    pub(super) async fn next(&mut self, client: &Client) -> Result<Option<Page>, EtcdError> {
+        while !self.done {
+            match self.ask(client, self.page_len, false).await {
+                Ok(page) => {
+                    self.page_len = (self.page_len * 2).min(PAGE_LEN);
+                    return Ok(Some(page));
+                }
+                Err(error) if error.is_too_large() && self.page_len > 1 => self.page_len /= 4,
+                Err(error) if error.is_too_large() => {
+                    // Its name comes without its value, and the list goes on behind it.
+                    let mut page = self.ask(client, 1, true).await?;
+                    page.too_large = page.pairs.drain(..).map(|p| p.key).collect();
+                    return Ok(Some(page));
+                }
+                Err(error) => return Err(error),
+            }
+            self.page_len = self.page_len.max(1);
+        }
+        Ok(None)
+    }
+
+    async fn ask(&mut self, client: &Client, len: i64, keys_only: bool) -> Result<Page, EtcdError> {
+        let mut kv = client
+            .kv_client()
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut options = GetOptions::new()
+            .with_range(self.end.clone())
+            .with_limit(len)
+            .with_revision(self.revision);
+        if keys_only {
+            options = options.with_keys_only();
+        }
+        let mut answer = within("list", kv.get(self.from.clone(), Some(options))).await?;
+        let header = answer.header();
+        let etcd_id = header.map_or(0, etcd_client::ResponseHeader::cluster_id);
+        if self.revision == 0 {
+            self.revision = header.map_or(0, etcd_client::ResponseHeader::revision);
+        }
+        self.done = !answer.more();
+        let mut page = Page {
+            etcd_id,
+            ..Page::default()
+        };
+        for pair in answer.take_kvs() {
             let (key, value) = pair.into_key_value();
-            from.clone_from(&key);
-            pairs.push(Pair { key, value });
+            self.from.clone_from(&key);
+            if value.len() > VALUE_BYTES_MAX {
+                page.too_large.push(key);
+            } else {
+                page.pairs.push(Pair { key, value });
+            }
         }
-        from.push(0);
-        if pairs.len() > KEYS_MAX {
-            return Err(EtcdError::TooManyKeys {
-                prefix: prefix.to_owned(),
-                max: KEYS_MAX,
-            });
-        }
-        if !more {
-            return Ok((pairs, revision));
-        }
+        self.from.push(0);
+        Ok(page)
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 }
 
@@ -198,7 +201,7 @@ pub(super) struct Pair {
 }
 
 /// The first key after all keys with the prefix.
-pub(super) fn end_of_prefix(prefix: &str) -> Vec<u8> {
+fn end_of_prefix(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     // Every prefix here ends in '/', so adding one to the last byte is enough.
     if let Some(last) = end.last_mut() {
@@ -207,32 +210,11 @@ pub(super) fn end_of_prefix(prefix: &str) -> Vec<u8> {
     end
 }
 
-async fn tls_options(settings: &EtcdSettings) -> Result<TlsOptions, EtcdError> {
-    let ca = read(&settings.ca).await?;
-    let cert = read(&settings.cert).await?;
-    let key = read(&settings.key).await?;
-    Ok(TlsOptions::new()
-        .ca_certificate(Certificate::from_pem(ca))
-        .identity(Identity::from_pem(cert, key)))
-}
-
-async fn read(path: &PathBuf) -> Result<Vec<u8>, EtcdError> {
-    let read = tokio::fs::read(path).await;
-    read.map_err(|source| EtcdError::Credentials {
-        path: path.clone(),
-        source,
-    })
-}
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// etcd answers in milliseconds; a leader election takes a second or two.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// etcd drops clients that ping more often than every 5 s.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Values are some hundred bytes, at most a few thousand.
-const PAGE_LEN: i64 = 1000;
-/// A page of unusually large values, or a watch that catches up.
-pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Ten times the largest mesh that the design speaks of.
-const KEYS_MAX: usize = 1_000_000;
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Values are some thousand bytes; a page of larger ones is halved until it fits.
+const PAGE_LEN: i64 = 256;
+/// The largest message that is read from an etcd.
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// The largest value that is looked at: what an etcd takes by default.
+pub(super) const VALUE_BYTES_MAX: usize = 3 << 19;

@@ -3,8 +3,12 @@
 use etcd_client::{Client, Permission, UserAddOptions};
 use tulle_model::ClusterName;
 
-use super::client::{EtcdError, EtcdSettings, connect, within};
-use crate::layout;
+use super::{
+    client::{EtcdSettings, within},
+    dial::dial,
+    error::EtcdError,
+};
+use crate::{cilium, layout};
 
 /// Whom to let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub struct EtcdInit {
     pub user: String,
     /// The user of other clusters: reads the cluster's keys.
     pub remote_user: String,
+    /// The keys of Cilium's layout as well.
+    pub cilium: bool,
 }
 
 /// Makes the users and switches authentication on. What is there already stays; running it again changes nothing.
@@ -26,24 +32,34 @@ pub struct EtcdInit {
 /// When etcd refuses; what was done before stays done.
 pub async fn init(settings: &EtcdInit) -> Result<(), EtcdError> {
     let prefix = layout::prefix(&settings.cluster);
-    let mut client = connect(&settings.etcd, 0, &prefix).await?;
+    let mut client = dial(&settings.etcd, 0, &prefix).await?.client;
     let own_role = format!("tulle-{}", settings.cluster);
     let remote_role = format!("tulle-{}-read", settings.cluster);
-    let own = Permission::read_write(prefix.clone()).with_prefix();
-    let read = Permission::read(prefix.clone()).with_prefix();
+    let mut own = vec![Permission::read_write(prefix.clone()).with_prefix()];
+    let mut read = vec![Permission::read(prefix.clone()).with_prefix()];
+    if settings.cilium {
+        own.push(Permission::read_write(cilium::keys::BASE).with_prefix());
+        let readable = cilium::keys::readable(&settings.cluster);
+        read.extend(
+            readable
+                .prefixes
+                .into_iter()
+                .map(|p| Permission::read(p).with_prefix()),
+        );
+        read.extend(readable.keys.into_iter().map(Permission::read));
+    }
     add_user(&mut client, "root").await?;
     add_user(&mut client, &settings.user).await?;
     add_user(&mut client, &settings.remote_user).await?;
-    for (role, permission) in [(&own_role, own), (&remote_role, read)] {
+    for (role, permissions) in [(&own_role, own), (&remote_role, read)] {
         tolerate(
             within("add a role", client.role_add(role.as_str())).await,
             "already exists",
         )?;
-        within(
-            "grant a permission",
-            client.role_grant_permission(role.as_str(), permission),
-        )
-        .await?;
+        for permission in permissions {
+            let granted = client.role_grant_permission(role.as_str(), permission);
+            within("grant a permission", granted).await?;
+        }
     }
     tolerate(
         within("add a role", client.role_add("root")).await,
@@ -77,7 +93,7 @@ pub(super) async fn grant(client: &mut Client, user: &str, role: &str) -> Result
 pub(super) fn tolerate<T>(result: Result<T, EtcdError>, text: &str) -> Result<(), EtcdError> {
     match result {
         Ok(_) => Ok(()),
-        Err(EtcdError::Request { source, .. }) if source.to_string().contains(text) => Ok(()),
+        Err(EtcdError::Request { cause, .. }) if cause.to_string().contains(text) => Ok(()),
         Err(error) => Err(error),
     }
 }

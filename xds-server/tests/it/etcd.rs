@@ -1,7 +1,6 @@
 //! One server with a real etcd: what it publishes, and what it survives.
 
-use tulle_model::{Change, ClusterName};
-use tulle_xds_server::store::{EtcdError, ReadEvent, Reader};
+use tulle_xds_server::store::{EtcdError, KeyState, Reader, WatchRange};
 
 use crate::{
     etcd_rig::Etcd,
@@ -26,10 +25,6 @@ async fn start(etcd: &Etcd) -> Cluster {
     cluster
 }
 
-fn tion() -> ClusterName {
-    "tion".parse().unwrap()
-}
-
 #[tokio::test]
 async fn state_is_published_and_follows() {
     let etcd = Etcd::start("tion").await;
@@ -37,7 +32,7 @@ async fn state_is_published_and_follows() {
     let info = etcd.value(&format!("{PREFIX}/info")).await.unwrap();
     assert_eq!(
         info,
-        r#"{"name":"tion","id":2,"trustDomain":"tion.tulle","version":1}"#
+        r#"{"name":"tion","id":2,"trustDomain":"tion.tulle","version":2}"#
     );
     assert!(
         etcd.value(&format!("{PREFIX}/bundle"))
@@ -45,20 +40,15 @@ async fn state_is_published_and_follows() {
             .unwrap()
             .contains("BEGIN CERTIFICATE")
     );
-    assert!(
-        etcd.value(&format!("{PREFIX}/workloads/shop/a"))
-            .await
-            .unwrap()
-            .contains("10.2.1.1")
-    );
+    let slice = format!("{PREFIX}/slices/shop/0-0");
+    assert!(etcd.value(&slice).await.unwrap().contains("10.2.1.1"));
     let web = format!("{PREFIX}/services/shop/web");
     assert!(etcd.value(&web).await.is_some());
     // A service that is no longer global is nobody else's business.
     cluster.apply("service", &service(""));
     etcd.wait_value(&web, |v| v.is_none()).await;
     cluster.delete("pod-a");
-    etcd.wait_value(&format!("{PREFIX}/workloads/shop/a"), |v| v.is_none())
-        .await;
+    etcd.wait_value(&slice, |v| v.is_none()).await;
     let beat = etcd.value(&format!("{PREFIX}/heartbeat")).await;
     etcd.wait_value(&format!("{PREFIX}/heartbeat"), |v| {
         v.is_some() && v != beat.as_deref()
@@ -100,33 +90,41 @@ async fn remote_user_reads_and_cannot_write() {
     assert!(stranger.get(key.as_str(), None).await.is_err());
 }
 
+async fn listed(reader: &mut Reader) -> (Vec<(String, Vec<u8>)>, i64) {
+    let mut list = reader.list(&format!("{PREFIX}/"), 0);
+    let mut pairs = Vec::new();
+    while let Some(page) = reader.next_page(&mut list).await.unwrap() {
+        pairs.extend(page.pairs);
+    }
+    (pairs, list.revision())
+}
+
 #[tokio::test]
 async fn reader_lists_and_watches() {
     let etcd = Etcd::start("tion").await;
     let cluster = start(&etcd).await;
-    let (mut reader, info) = Reader::connect(&tion(), &etcd.settings("remote"), 0)
+    let info = format!("{PREFIX}/info");
+    let mut reader = Reader::connect(&etcd.settings("remote"), 0, &info)
         .await
         .unwrap();
-    assert_eq!(
-        (info.id.value(), info.trust_domain.as_str()),
-        (2, "tion.tulle")
-    );
-    let listed = reader.list().await.unwrap();
-    assert!(listed.complete && listed.heartbeat.is_some() && listed.faults.is_empty());
-    assert_eq!(endpoints(&listed.state), ["a"]);
-    reader.watch(listed.revision).await.unwrap();
+    assert!(reader.get(&info).await.unwrap().0.is_some());
+    let (pairs, revision) = listed(&mut reader).await;
+    let slices: Vec<_> = pairs
+        .iter()
+        .filter(|(k, _)| k.contains("/slices/"))
+        .collect();
+    assert_eq!(slices.len(), 1);
+    let key = slices[0].0.clone();
+    reader
+        .watch(&[WatchRange::Prefix(format!("{PREFIX}/"))], revision)
+        .await
+        .unwrap();
     cluster.delete("pod-a");
     loop {
-        match reader.next().await.unwrap() {
-            ReadEvent::Changes { changes, .. } if changes.is_empty() => {}
-            ReadEvent::Changes { changes, .. } => {
-                assert!(
-                    matches!(&changes[..], [Change::WorkloadGone(uid)] if &*uid.0 == "tion//Pod/shop/a"),
-                    "{changes:?}"
-                );
-                return;
-            }
-            ReadEvent::Restart => panic!("restart"),
+        let events = reader.next().await.unwrap();
+        if let Some(event) = events.iter().find(|e| e.key == key) {
+            assert_eq!(event.now, KeyState::Deleted);
+            return;
         }
     }
 }
@@ -135,10 +133,11 @@ async fn reader_lists_and_watches() {
 async fn compacted_revision_ends_the_watch() {
     let etcd = Etcd::start("tion").await;
     let _cluster = start(&etcd).await;
-    let (mut reader, _) = Reader::connect(&tion(), &etcd.settings("remote"), 0)
+    let info = format!("{PREFIX}/info");
+    let mut reader = Reader::connect(&etcd.settings("remote"), 0, &info)
         .await
         .unwrap();
-    let listed = reader.list().await.unwrap();
+    let (_, revision) = listed(&mut reader).await;
     // Between the list and the watch, history goes on and is thrown away.
     let mut root = etcd.client("root").await.unwrap();
     for n in 0..5 {
@@ -146,8 +145,11 @@ async fn compacted_revision_ends_the_watch() {
             .await
             .unwrap();
     }
-    root.compact(listed.revision + 4, None).await.unwrap();
-    reader.watch(listed.revision).await.unwrap();
+    root.compact(revision + 4, None).await.unwrap();
+    reader
+        .watch(&[WatchRange::Prefix(format!("{PREFIX}/"))], revision)
+        .await
+        .unwrap();
     let ended = loop {
         if let Err(error) = reader.next().await {
             break error;
@@ -165,7 +167,7 @@ async fn stale_keys_of_an_earlier_life_are_removed() {
     let mut cluster = start(&etcd).await;
     cluster.stop().await;
     cluster.delete("pod-a");
-    let stranger = format!("{PREFIX}/workloads/shop/stranger");
+    let stranger = format!("{PREFIX}/slices/shop/stranger");
     etcd.client("root")
         .await
         .unwrap()
@@ -173,7 +175,7 @@ async fn stale_keys_of_an_earlier_life_are_removed() {
         .await
         .unwrap();
     cluster.start().await;
-    etcd.wait_value(&format!("{PREFIX}/workloads/shop/a"), |v| v.is_none())
+    etcd.wait_value(&format!("{PREFIX}/slices/shop/0-0"), |v| v.is_none())
         .await;
     etcd.wait_value(&stranger, |v| v.is_none()).await;
     assert!(
@@ -209,15 +211,11 @@ async fn etcd_that_stops_delays_publication_only() {
     cluster
         .wait_status("its return", |s| s["store"]["published"] == true)
         .await;
+    let slice = etcd.value(&format!("{PREFIX}/slices/shop/0-0")).await;
+    let slice = slice.unwrap();
     assert!(
-        etcd.value(&format!("{PREFIX}/workloads/shop/a"))
-            .await
-            .is_none()
-    );
-    assert!(
-        etcd.value(&format!("{PREFIX}/workloads/shop/b"))
-            .await
-            .is_some()
+        slice.contains("10.2.1.2") && !slice.contains("10.2.1.1"),
+        "{slice}"
     );
     let status = cluster
         .wait_status("peace", |s| s["store"]["lastError"].is_null())
@@ -244,7 +242,7 @@ async fn etcd_that_lost_everything_is_filled_again() {
         "bundle",
         "synced",
         "heartbeat",
-        "workloads/shop/a",
+        "slices/shop/0-0",
         "services/shop/web",
     ] {
         assert!(
@@ -268,7 +266,7 @@ async fn server_starts_before_its_etcd() {
         .wait_status("the error", |s| s["store"]["lastError"].is_string())
         .await;
     let error = status["store"]["lastError"].as_str().unwrap();
-    assert!(error.contains(etcd.endpoint()), "{error}");
+    assert!(error.contains(&etcd.endpoint()), "{error}");
     etcd.start_again().await;
     cluster
         .wait_status("publication", |s| s["store"]["published"] == true)

@@ -23,6 +23,7 @@ pub(crate) struct Etcd {
     directory: TempDir,
     endpoint: String,
     peer: String,
+    words: Vec<String>,
     process: Option<Process>,
 }
 
@@ -42,17 +43,48 @@ impl Etcd {
     pub(crate) async fn start(cluster: &str) -> Self {
         let directory = TempDir::new().unwrap();
         make_certificates(directory.path());
+        Self::start_in(directory, cluster, &[]).await
+    }
+
+    /// The same with a directory that has certificates already, and more words for etcd.
+    pub(crate) async fn start_in(directory: TempDir, cluster: &str, words: &[&str]) -> Self {
         let endpoint = format!("https://127.0.0.1:{}", free_port());
         let peer = format!("http://127.0.0.1:{}", free_port());
         let mut etcd = Etcd {
             directory,
             endpoint,
             peer,
+            words: words.iter().map(|w| (*w).to_owned()).collect(),
             process: None,
         };
         etcd.start_again().await;
         etcd.init(cluster).await;
         etcd
+    }
+
+    /// An etcd that nobody has spoken to yet: its certificates need not be good.
+    pub(crate) async fn start_unchecked(directory: TempDir) -> Self {
+        let mut etcd = Etcd {
+            directory,
+            endpoint: format!("https://127.0.0.1:{}", free_port()),
+            peer: format!("http://127.0.0.1:{}", free_port()),
+            words: Vec::new(),
+            process: None,
+        };
+        etcd.spawn();
+        let address = etcd.endpoint.trim_start_matches("https://").to_owned();
+        let until = Instant::now() + DEADLINE;
+        while tokio::net::TcpStream::connect(&address).await.is_err() {
+            assert!(Instant::now() < until, "etcd does not listen");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        etcd
+    }
+
+    /// A certificate of the etcd's root that is out of date; the answer is the place of both files without their endings.
+    pub(crate) fn sign_expired(&self, name: &str) -> PathBuf {
+        sign(self.directory.path(), name, "-1");
+        self.file(name)
     }
 
     /// Sets users and rights up, as the operator does once.
@@ -62,12 +94,31 @@ impl Etcd {
             etcd: self.settings("root"),
             user: "xds-server".to_owned(),
             remote_user: "remote".to_owned(),
+            cilium: true,
         };
         init(&settings).await.unwrap();
     }
 
     /// Starts the process on the same ports and data.
     pub(crate) async fn start_again(&mut self) {
+        self.spawn();
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let answer = match self.client("root").await {
+                Ok(mut client) => client.get("x", None).await.map(drop),
+                Err(error) => Err(error),
+            };
+            let Err(error) = answer else { return };
+            let log = fs::read_to_string(self.file("etcd.log")).unwrap();
+            assert!(
+                Instant::now() < until,
+                "etcd does not answer: {error}\n{log}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn spawn(&mut self) {
         let path = |part: &str| self.directory.path().join(part);
         let log = File::create(path("etcd.log")).unwrap();
         let child = Command::new("etcd")
@@ -102,26 +153,22 @@ impl Etcd {
             .arg(path("server.pem"))
             .arg("--key-file")
             .arg(path("server.key"))
+            .args(&self.words)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
             .expect("this test needs etcd: apt-get install etcd-server");
         self.process = Some(Process(child));
-        let until = Instant::now() + DEADLINE;
-        loop {
-            let answer = match self.client("root").await {
-                Ok(mut client) => client.get("x", None).await.map(drop),
-                Err(error) => Err(error),
-            };
-            let Err(error) = answer else { return };
-            let log = fs::read_to_string(path("etcd.log")).unwrap();
-            assert!(
-                Instant::now() < until,
-                "etcd does not answer: {error}\n{log}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    }
+
+    /// The next start listens at another address.
+    pub(crate) fn move_to(&mut self, address: &str) {
+        self.endpoint = format!("https://{address}:{}", self.port());
+    }
+
+    pub(crate) fn port(&self) -> String {
+        self.endpoint.rsplit(':').next().unwrap().to_owned()
     }
 
     /// Kills the process; the data stay.
@@ -134,17 +181,18 @@ impl Etcd {
         fs::remove_dir_all(self.directory.path().join("data")).unwrap();
     }
 
-    pub(crate) fn endpoint(&self) -> &str {
-        &self.endpoint
+    pub(crate) fn endpoint(&self) -> String {
+        self.endpoint.clone()
     }
 
     /// How the user `name` connects.
     pub(crate) fn settings(&self, name: &str) -> EtcdSettings {
         EtcdSettings {
             endpoints: vec![self.endpoint.clone()],
-            ca: self.file("ca.pem"),
-            cert: self.file(&format!("{name}.pem")),
-            key: self.file(&format!("{name}.key")),
+            ca: self.file("ca.pem").into(),
+            cert: self.file(&format!("{name}.pem")).into(),
+            key: self.file(&format!("{name}.key")).into(),
+            server_name: None,
         }
     }
 
@@ -162,7 +210,7 @@ impl Etcd {
         }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -208,14 +256,30 @@ impl Etcd {
 
     /// Makes `reader` read this etcd's cluster.
     pub(crate) fn connect_from(&self, reader: &Cluster, name: &str, endpoints: &[&str]) {
+        self.connect_with(reader, name, endpoints, "");
+    }
+
+    /// The same with more lines; a line that begins as another one takes its place.
+    pub(crate) fn connect_with(
+        &self,
+        reader: &Cluster,
+        name: &str,
+        endpoints: &[&str],
+        more: &str,
+    ) {
         let quoted: Vec<String> = endpoints.iter().map(|e| format!("{e:?}")).collect();
-        let text = format!(
-            "name: {name}\nendpoints: [{}]\nca: {}\ncert: {}\nkey: {}\n",
-            quoted.join(", "),
-            self.file("ca.pem").display(),
-            self.file("remote.pem").display(),
-            self.file("remote.key").display()
-        );
+        let mut lines = std::collections::BTreeMap::from([
+            ("name", format!(" {name}")),
+            ("endpoints", format!(" [{}]", quoted.join(", "))),
+            ("ca", format!(" {}", self.file("ca.pem").display())),
+            ("cert", format!(" {}", self.file("remote.pem").display())),
+            ("key", format!(" {}", self.file("remote.key").display())),
+        ]);
+        for line in more.lines() {
+            let (field, value) = line.split_once(':').unwrap();
+            lines.insert(field, value.to_owned());
+        }
+        let text: String = lines.iter().map(|(f, v)| format!("{f}:{v}\n")).collect();
         write_by_rename(&reader.path("remotes").join(format!("{name}.yaml")), &text);
     }
 }
@@ -230,26 +294,7 @@ fn free_port() -> u16 {
 }
 
 /// A root, a server's certificate for 127.0.0.1, and one client certificate for each user by common name.
-fn make_certificates(directory: &Path) {
-    let key = [
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ];
-    let run = |args: &[&str]| {
-        let output = Command::new("openssl")
-            .args(args)
-            .current_dir(directory)
-            .output()
-            .expect("this test needs the command openssl: apt-get install openssl");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    };
+pub(crate) fn make_certificates(directory: &Path) {
     let root = [
         "req",
         "-x509",
@@ -262,35 +307,61 @@ fn make_certificates(directory: &Path) {
         "-out",
         "ca.pem",
     ];
-    run(&[&root[..], &key].concat());
-    let extensions = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
+    openssl(directory, &[&root[..], &NEW_KEY].concat());
+    let extensions = "subjectAltName=IP:127.0.0.1,IP:127.0.0.3,DNS:etcd.example\nextendedKeyUsage=serverAuth,clientAuth\n";
     fs::write(directory.join("extensions"), extensions).unwrap();
     for name in ["server", "root", "xds-server", "remote", "stranger"] {
-        let (subject, key_file) = (format!("/CN={name}"), format!("{name}.key"));
-        let (request, certificate) = (format!("{name}.csr"), format!("{name}.pem"));
-        run(&[
-            &[
-                "req", "-subj", &subject, "-keyout", &key_file, "-out", &request,
-            ][..],
-            &key,
-        ]
-        .concat());
-        run(&[
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            &request,
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-extfile",
-            "extensions",
-            "-out",
-            &certificate,
-        ]);
+        sign(directory, name, "2");
     }
 }
+
+/// A certificate of the directory's root for the common name `name`; `days` may be in the past.
+pub(crate) fn sign(directory: &Path, name: &str, days: &str) {
+    let (subject, key_file) = (format!("/CN={name}"), format!("{name}.key"));
+    let (request, certificate) = (format!("{name}.csr"), format!("{name}.pem"));
+    let ask = [
+        "req", "-subj", &subject, "-keyout", &key_file, "-out", &request,
+    ];
+    openssl(directory, &[&ask[..], &NEW_KEY].concat());
+    let sign = [
+        "x509",
+        "-req",
+        "-days",
+        days,
+        "-in",
+        &request,
+        "-out",
+        &certificate,
+    ];
+    let by = [
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "extensions",
+    ];
+    openssl(directory, &[&sign[..], &by].concat());
+}
+
+fn openssl(directory: &Path, args: &[&str]) {
+    let output = Command::new("openssl")
+        .args(args)
+        .current_dir(directory)
+        .output()
+        .expect("this test needs the command openssl: apt-get install openssl");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+const NEW_KEY: [&str; 5] = [
+    "-newkey",
+    "ec",
+    "-pkeyopt",
+    "ec_paramgen_curve:prime256v1",
+    "-nodes",
+];

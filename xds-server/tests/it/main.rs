@@ -7,6 +7,8 @@ mod ads;
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod cilium;
+#[cfg(test)]
 mod etcd;
 #[cfg(test)]
 mod etcd_rig;
@@ -18,5 +20,7 @@ mod management;
 mod mesh;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod remotes;
 #[cfg(test)]
 mod support;

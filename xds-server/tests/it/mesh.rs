@@ -30,8 +30,8 @@ impl Mesh {
             cluster.apply("pod", &pod(pod_name, "n1", ip, "web"));
             cluster.apply("slice", &slice(&[(pod_name, ip)]));
         }
-        tion_etcd.connect_from(&koornacht, "tion", &[tion_etcd.endpoint()]);
-        koornacht_etcd.connect_from(&tion, "koornacht", &[koornacht_etcd.endpoint()]);
+        tion_etcd.connect_from(&koornacht, "tion", &[&tion_etcd.endpoint()]);
+        koornacht_etcd.connect_from(&tion, "koornacht", &[&koornacht_etcd.endpoint()]);
         koornacht.start().await;
         tion.start().await;
         let mesh = Mesh {
@@ -42,9 +42,7 @@ impl Mesh {
         };
         for (cluster, other) in [(&mesh.koornacht, "tion"), (&mesh.tion, "koornacht")] {
             cluster
-                .wait_status("connection", |s| {
-                    s["remotes"][other]["synced"] == true && s["remotes"][other]["demoted"] == false
-                })
+                .wait_status("connection", |s| s["remotes"][other]["state"] == "ready")
                 .await;
         }
         mesh
@@ -137,11 +135,12 @@ async fn silent_cluster_is_demoted_within_three_seconds_and_never_removed() {
         .wait_status("the status", |s| s["remotes"]["tion"]["demoted"] == true)
         .await;
     assert!(
-        status["remotes"]["tion"]["heartbeatAgeSeconds"]
-            .as_f64()
+        status["remotes"]["tion"]["heartbeatAgeMs"]
+            .as_u64()
             .unwrap()
-            >= 2.5
+            >= 2500
     );
+    assert_eq!(status["remotes"]["tion"]["state"], "silent");
     mesh.tion.start().await;
     k.wait("the return", |d| demoted(d, "t") == Some(false))
         .await;
@@ -255,7 +254,7 @@ async fn cluster_that_is_no_longer_configured_goes() {
     mesh.tion_etcd.connect_from(
         &mesh.koornacht,
         "tion",
-        &["https://127.0.0.1:1", mesh.tion_etcd.endpoint()],
+        &["https://127.0.0.1:1", &mesh.tion_etcd.endpoint()],
     );
     k.wait("its return", |d| {
         endpoints(d) == ["k", "t"] && d.bundles().count() == 2
@@ -273,8 +272,8 @@ async fn clusters_of_one_name_or_id_never_connect() {
     twin.start().await;
     twin.wait_status("publication", |s| s["store"]["published"] == true)
         .await;
-    twin_etcd.connect_from(&koornacht, "twin", &[twin_etcd.endpoint()]);
-    etcd.connect_from(&koornacht, "koornacht", &[etcd.endpoint()]);
+    twin_etcd.connect_from(&koornacht, "twin", &[&twin_etcd.endpoint()]);
+    etcd.connect_from(&koornacht, "koornacht", &[&etcd.endpoint()]);
     koornacht.start().await;
     let status = koornacht
         .wait_status("the refusal", |s| {
@@ -288,13 +287,16 @@ async fn clusters_of_one_name_or_id_never_connect() {
     );
     let problem = status["remotesProblems"][0]["message"].as_str().unwrap();
     assert!(problem.contains("own name"), "{problem}");
+    assert_eq!(status["remotes"]["koornacht"]["state"], "refused");
     assert_eq!(status["view"]["addresses"], 0);
     // With another id it is taken in by itself.
     twin.stop().await;
     twin.id = 7;
     twin.start().await;
     koornacht
-        .wait_status("the connection", |s| s["remotes"]["twin"]["workloads"] == 1)
+        .wait_status("the connection", |s| {
+            s["remotes"]["twin"]["counts"]["endpoints"] == 1
+        })
         .await;
 }
 
@@ -302,11 +304,11 @@ async fn clusters_of_one_name_or_id_never_connect() {
 async fn etcd_of_another_cluster_is_noticed() {
     let etcd = Etcd::start("tion").await;
     let mut root = etcd.client("root").await.unwrap();
-    let info = r#"{"name":"yavin","id":3,"trustDomain":"yavin.tulle","version":1}"#;
+    let info = r#"{"name":"yavin","id":3,"trustDomain":"yavin.tulle","version":2}"#;
     root.put("/tulle/v1/tion/info", info, None).await.unwrap();
     let own = Etcd::start("koornacht").await;
     let mut koornacht = Cluster::new("koornacht", 1, own.store());
-    etcd.connect_from(&koornacht, "tion", &[etcd.endpoint()]);
+    etcd.connect_from(&koornacht, "tion", &[&etcd.endpoint()]);
     koornacht.start().await;
     let status = koornacht
         .wait_status("the refusal", |s| {
@@ -328,24 +330,24 @@ async fn bad_values_of_another_cluster_harm_nobody() {
     let mut k = client(&mesh.koornacht).await;
     k.wait("both endpoints", |d| endpoints(d) == ["k", "t"])
         .await;
+    let prefix = "/tulle/v1/tion";
     let own = mesh
         .koornacht_etcd
-        .value("/tulle/v1/koornacht/workloads/shop/k")
-        .await
-        .unwrap();
+        .value("/tulle/v1/koornacht/slices/shop/0-0");
+    let own = own.await.unwrap();
     let mut root = mesh.tion_etcd.client("root").await.unwrap();
-    // Not JSON, somebody else's workload, and a deep nest.
-    root.put("/tulle/v1/tion/workloads/shop/bad", "{", None)
-        .await
-        .unwrap();
-    root.put("/tulle/v1/tion/workloads/shop/k", own, None)
-        .await
-        .unwrap();
-    root.put("/tulle/v1/tion/bundle", "[".repeat(100_000), None)
-        .await
-        .unwrap();
+    // Not JSON, somebody else's workload, a deep nest, and a slice of another namespace.
+    let garbage = [
+        (format!("{prefix}/slices/shop/9-1"), "{".to_owned()),
+        (format!("{prefix}/slices/shop/9-2"), own.clone()),
+        (format!("{prefix}/slices/shop/9-3"), "[".repeat(100_000)),
+        (format!("{prefix}/slices/mill/0-0"), own),
+    ];
+    for (key, value) in garbage {
+        root.put(key, value, None).await.unwrap();
+    }
     mesh.koornacht
-        .wait_metric("tulle_remote_refusals_total", 3.0)
+        .wait_metric("tulle_remote_refusals_total", 4.0)
         .await;
     mesh.koornacht
         .apply("pod-v", &pod("v", "n1", "10.1.1.9", "web"));

@@ -45,6 +45,7 @@ pub(crate) struct Cluster {
     pub(crate) directory: TempDir,
     pub(crate) store: StoreConfig,
     pub(crate) peers: PeersConfig,
+    pub(crate) publish_cilium: bool,
     running: Option<Running>,
 }
 
@@ -58,6 +59,7 @@ impl Cluster {
             directory,
             store,
             peers: PeersConfig::None,
+            publish_cilium: false,
             running: None,
         };
         for part in ["manifests", "remotes"] {
@@ -104,6 +106,7 @@ impl Cluster {
             },
             node_tokens: self.path("tokens.json"),
             store: self.store.clone(),
+            publish_cilium: self.publish_cilium,
             remotes: (self.store != StoreConfig::Memory).then(|| self.path("remotes")),
             namespaces_global: true,
             svid_ttl: Duration::from_secs(3600),

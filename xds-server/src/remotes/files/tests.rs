@@ -14,7 +14,7 @@ fn read(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     for (name, text) in files {
         fs::write(directory.path().join(name), text).unwrap();
     }
-    let (configured, problems) = read_directory(directory.path());
+    let (configured, problems) = read_directory(directory.path(), None);
     let names = configured.keys().map(ToString::to_string).collect();
     (names, problems.into_iter().map(|p| p.message).collect())
 }
@@ -24,10 +24,35 @@ fn file_names_a_cluster() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("t.yaml");
     fs::write(&path, GOOD).unwrap();
-    let (name, settings) = read_file(directory.path(), &path).unwrap();
+    let (name, settings) = read_file(directory.path(), &path, None).unwrap();
     assert_eq!(name.as_str(), "tion");
-    assert_eq!(settings.ca, directory.path().join("ca.pem"));
-    assert_eq!(settings.cert, Path::new("/etc/c.pem"));
+    assert_eq!(settings.kind, RemoteKind::Tulle);
+    assert_eq!(
+        settings.etcd.ca,
+        PemSource::File(directory.path().join("ca.pem"))
+    );
+    assert_eq!(settings.etcd.cert, PemSource::File("/etc/c.pem".into()));
+}
+
+#[test]
+fn files_may_hold_the_credentials_and_leave_the_ca_out() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("t.yaml");
+    let inline = "name: tion\nkind: cilium\nserverName: etcd.tion\nendpoints: [https://lb.example:2379]\ncert: |\n  -----BEGIN CERTIFICATE-----\n  x\nkey: k.pem\n";
+    fs::write(&path, inline).unwrap();
+    let refused = read_file(directory.path(), &path, None).unwrap_err();
+    assert!(refused.message.contains("ca: is missing"), "{refused:?}");
+    let own = PemSource::File("/own/ca.pem".into());
+    let (_, wanted) = read_file(directory.path(), &path, Some(&own)).unwrap();
+    assert_eq!(wanted.kind, RemoteKind::Cilium);
+    assert_eq!(wanted.etcd.ca, own);
+    assert_eq!(wanted.etcd.server_name.as_deref(), Some("etcd.tion"));
+    // What is in a file must not come into a log.
+    assert!(!format!("{wanted:?}").contains("BEGIN"), "{wanted:?}");
+    // Another content of a file is another connection.
+    fs::write(directory.path().join("k.pem"), "1").unwrap();
+    let (_, changed) = read_file(directory.path(), &path, Some(&own)).unwrap();
+    assert_ne!(changed.contents, wanted.contents);
 }
 
 #[test]
