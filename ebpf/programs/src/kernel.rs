@@ -47,12 +47,6 @@ pub(crate) fn error(sock: Pointer) -> Option<u32> {
     }
 }
 
-/// Whether the socket was handed to a program, or made by one. True when in doubt.
-#[inline(always)]
-pub(crate) fn is_accepted(sock: Pointer) -> bool {
-    read::<u64>(sock, settings::offset_socket()) != Some(0)
-}
-
 /// Whether an epoll watches the socket's file at this moment.
 #[inline(always)]
 pub(crate) fn is_watched(sock: Pointer) -> bool {

@@ -285,10 +285,9 @@ fn forget(ctx: &SockOpsContext, old: u32) {
         Some(NOTE_ANNOUNCING) => {
             let _ = PEERS.remove(key_of(ctx, remote, local));
         }
-        // A client that resets early closes the proxy's end before the proxy has accepted it; the accept will still ask.
-        None if local.port == settings::outbound_port()
-            && (!is_open(old) || kernel::tcp_sock(sk(ctx)).is_some_and(kernel::is_accepted)) =>
-        {
+        // A client that resets early closes the proxy's end before the proxy has accepted it or asked where it was going. Such
+        // a record stays until another connection takes its port, or the map its room.
+        None if local.port == settings::outbound_port() && !is_open(old) => {
             let _ = ORIGINALS.remove(original_key(ctx, remote));
         }
         _ => {}
@@ -324,7 +323,7 @@ fn evict_if_blocking(ctx: &SockOpsContext) {
     }
 }
 
-/// Whether a socket in this state is still its owner's: one that was closed by it has lost its file too.
+/// Whether neither end of a socket in this state has closed it for both ways: what comes next is a reset.
 #[inline(always)]
 fn is_open(state: u32) -> bool {
     state == STATE_ESTABLISHED || state == STATE_CLOSE_WAIT

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tulle_lab::{DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions};
+use tulle_lab::{BUILT_IN, DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions};
 
 /// A rig with both clusters, and the guard that removes it.
 #[derive(Debug)]
@@ -42,12 +42,18 @@ impl Rig {
         )?;
         // The guard exists before the rig does, so that half a rig is removed as well.
         let down = DownGuard::fresh(name)?;
-        let mut config = LabConfig::built_in()?;
-        config.node_proxy_arguments = node_proxy.iter().map(|word| (*word).to_owned()).collect();
+        // A lab keeps its file's text, so what is to differ must stand in that.
+        let arguments = serde_json::to_string(node_proxy)?;
+        let kept = BUILT_IN.lines().filter(|line| !line.starts_with("rig:"));
+        let mut lines = vec![
+            format!("rig: {name}"),
+            format!("nodeProxyArguments: {arguments}"),
+        ];
+        lines.extend(kept.map(str::to_owned));
+        let config = LabConfig::parse(name, &lines.join("\n"))?;
         let lab = Lab::up(UpOptions {
             config: Some(config),
             clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
-            rig: Some(name.to_owned()),
             binaries: Some(binaries),
             ..UpOptions::default()
         })?;
