@@ -106,7 +106,8 @@ impl Subscription {
                     due = true;
                     self.answer_name(name, snapshot, &mut answer);
                 } else {
-                    self.forget_unwanted();
+                    // It drops this one only: what came along with others, it goes on to hold.
+                    self.held.remove(name.as_str());
                 }
             }
         }
@@ -129,10 +130,15 @@ impl Subscription {
     ) {
         for (name, version) in initial {
             match snapshot.resources(self.kind).get(name.as_str()) {
-                Some(current) if current.version == *version => {
-                    answer.puts.remove(name.as_str());
+                Some(current) => {
+                    // Also what it does not name: it may have it through a service that has let it go since.
+                    self.hold(current);
+                    if current.version == *version {
+                        answer.puts.remove(name.as_str());
+                    } else {
+                        answer.put(Arc::clone(current));
+                    }
                 }
-                Some(_) => {}
                 None if snapshot.may_still_come(self.kind, name) => {
                     self.withheld.insert(Arc::from(name.as_str()));
                     answer.removed.remove(name.as_str());

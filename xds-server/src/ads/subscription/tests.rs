@@ -345,6 +345,22 @@ fn change_of_one_among_many_is_cheap() {
     );
 }
 
+#[test]
+fn what_a_client_brings_along_is_followed_though_it_names_it_no_more() {
+    let mut snapshot = Snapshot::default();
+    snapshot.apply(Change::Service(Arc::new(service("web", "172.20.1.5"))));
+    put(&mut snapshot, "p1", "10.1.1.0", Some("web"));
+    let held = Client::connect(&snapshot, false, [pod_name(5)].into(), BTreeMap::new()).held;
+    put(&mut snapshot, "p1", "10.1.1.0", None);
+    let mut client = Client::connect(&snapshot, false, [pod_name(5)].into(), held);
+    let newest = &snapshot.resources(ResourceType::Address)[pod_name(1).as_str()];
+    assert_eq!(client.held[&newest.name], newest.version);
+    gone(&mut snapshot, "p1");
+    let update = client.subscription.refresh(&snapshot);
+    client.take(update);
+    assert!(!client.held.contains_key(pod_name(1).as_str()));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Put(u8, u8, bool),
