@@ -20,6 +20,7 @@ const CLUSTERS: [&str; 2] = ["koornacht", "tion"];
 const VICTIM: &str = "koornacht-worker";
 /// The nodes of the clients; no client depends on the proxy that is killed.
 const CLIENTS: [(&str, &str); 2] = [("koornacht", "koornacht-worker2"), ("tion", "tion-worker2")];
+const CLIENT: &str = "client";
 /// The requests of both clients together, in a second.
 const RATE: u32 = 200;
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
@@ -264,8 +265,31 @@ impl Rig {
             let edit = ["service.cilium.io/global=true"];
             rig.tulle.run(&[&words[..], &edit].concat())?;
         }
+        for (cluster, node) in CLIENTS {
+            rig.create_client(cluster, node)?;
+        }
         rig.settle()?;
         Ok(rig)
+    }
+
+    /// A pod on the machine's own root: the client program may lie anywhere, below `/tmp` as well.
+    fn create_client(&self, cluster: &str, node: &str) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(
+            file.path(),
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {CLIENT}}}\nspec:\n  nodeName: {node}\n  containers:\n  - name: main\n    \
+                 image: tulle.test/host:1\n    command: [sleep, \"100000\"]\n"
+            ),
+        )?;
+        let path = file.path().to_str().context("a path in UTF-8")?;
+        self.tulle.run(&["lab", "apply", cluster, "-f", path])?;
+        let pod = format!("pod/{CLIENT}");
+        self.tulle.until("the client runs", SETTLE_LIMIT, || {
+            self.tulle
+                .run(&["lab", "exec", cluster, &pod, "--", "true"])
+                .map(drop)
+        })
     }
 
     fn scale(&self, replicas: u32) -> Result<()> {
@@ -309,10 +333,10 @@ impl Rig {
     /// Waits until the clients see it as well: both clusters answer, and no request fails.
     fn settle(&self) -> Result<()> {
         self.connected()?;
-        for (cluster, node) in CLIENTS {
+        for (cluster, _) in CLIENTS {
             self.tulle
                 .until("every cluster answers", SETTLE_LIMIT, || {
-                    let load = Load::start(self, cluster, node)?;
+                    let load = Load::start(self, cluster)?;
                     load.run_for(Duration::from_millis(300));
                     let outcomes = load.finish()?;
                     let figures = Figures::of(&outcomes, 0);
@@ -328,24 +352,10 @@ impl Rig {
     }
 
     fn load(&self) -> Result<Loads> {
-        let start = |(cluster, node): (&str, &str)| Load::start(self, cluster, node);
+        let start = |(cluster, _): (&str, &str)| Load::start(self, cluster);
         Ok(Loads(
             CLIENTS.into_iter().map(start).collect::<Result<_>>()?,
         ))
-    }
-
-    /// The x-wing on a node.
-    fn client(&self, cluster: &str, node: &str) -> Result<String> {
-        let words = ["lab", "get", cluster, "pods", "-o", "wide"];
-        let table = self.tulle.run(&words)?;
-        let mut pods = table.lines().filter(|line| {
-            line.starts_with("x-wing") && line.split_whitespace().any(|word| word == node)
-        });
-        let line = pods
-            .next()
-            .with_context(|| format!("no x-wing on {node}:\n{table}"))?;
-        let name = line.split_whitespace().next().unwrap_or_default();
-        Ok(format!("pod/{name}"))
     }
 
     fn on(&self, cluster: &str, words: &[&str]) -> Result<String> {
@@ -380,8 +390,8 @@ struct Load {
 }
 
 impl Load {
-    fn start(rig: &Rig, cluster: &str, node: &str) -> Result<Load> {
-        let client = rig.client(cluster, node)?;
+    fn start(rig: &Rig, cluster: &str) -> Result<Load> {
+        let client = format!("pod/{CLIENT}");
         let rate = (RATE / 2).to_string();
         let mut process = rig.tulle.start(&[
             "lab",
