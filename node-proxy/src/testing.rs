@@ -72,6 +72,8 @@ pub(crate) fn pod(cluster: &str, namespace: &str, name: &str, addresses: &[&str]
         services: tulle_model::SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: std::sync::Arc::default(),
+        named_ports: tulle_model::SmallMap::new(),
         demoted: false,
     }
 }

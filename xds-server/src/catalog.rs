@@ -234,13 +234,13 @@ impl Catalog {
     }
 
     fn put_namespace(&mut self, name: &str, facts: Option<NamespaceFacts>, dirty: &mut Dirty) {
-        let new = facts.unwrap_or_default();
+        let new = facts.clone().unwrap_or_default();
         let old = match facts {
             Some(facts) => self.namespaces.insert(name.to_owned(), facts),
             None => self.namespaces.remove(name),
         };
         let old = old.unwrap_or_default();
-        if old.out_of_mesh != new.out_of_mesh {
+        if old.out_of_mesh != new.out_of_mesh || old.labels != new.labels {
             dirty.pods.extend(self.pods_in(name));
         }
         if old.global != new.global {

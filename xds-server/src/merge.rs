@@ -138,7 +138,9 @@ impl Merge {
             Change::Workload(_)
             | Change::WorkloadGone(_)
             | Change::Policy(_)
-            | Change::PolicyGone(_) => {
+            | Change::PolicyGone(_)
+            | Change::Rules(_)
+            | Change::RulesGone(_) => {
                 self.local.apply(change.clone());
                 self.show(change, &mut out);
             }
@@ -205,7 +207,8 @@ impl Merge {
             Change::Service(service) => self.merge_service_of(cluster, &service.key(), &mut out),
             Change::ServiceGone(key) => self.merge_service_of(cluster, &key, &mut out),
             // Policies are each cluster's own.
-            Change::Policy(_) | Change::PolicyGone(_) => {}
+            Change::Policy(_) | Change::PolicyGone(_) | Change::Rules(_) | Change::RulesGone(_) => {
+            }
         }
         debug_assert!(self.invariants_hold());
         Ok(out)
@@ -434,7 +437,9 @@ impl Merge {
             | Change::Service(_)
             | Change::ServiceGone(_)
             | Change::Policy(_)
-            | Change::PolicyGone(_) => Ok(()),
+            | Change::PolicyGone(_)
+            | Change::Rules(_)
+            | Change::RulesGone(_) => Ok(()),
         }
     }
 

@@ -10,8 +10,8 @@ use imbl::OrdMap;
 use prost::Message as _;
 use tulle_model::{Change, ClusterName, Directory, NamespacedName, Service, Workload, WorkloadUid};
 use tulle_wire::{
-    encode_authorization, encode_bundle, encode_service, encode_workload, pack, resource_version,
-    type_url, xds,
+    encode_authorization, encode_bundle, encode_rules, encode_service, encode_workload, pack,
+    resource_version, type_url, xds,
 };
 
 use crate::catalog::Placement;
@@ -27,15 +27,18 @@ pub enum ResourceType {
     TrustBundle,
     /// Policies.
     Authorization,
+    /// Rules that policies of that type have no room for.
+    Rules,
     /// Workloads and services.
     Address,
 }
 
 impl ResourceType {
     /// All types in sending order.
-    pub const ALL: [ResourceType; 3] = [
+    pub const ALL: [ResourceType; 4] = [
         ResourceType::TrustBundle,
         ResourceType::Authorization,
+        ResourceType::Rules,
         ResourceType::Address,
     ];
 
@@ -49,6 +52,7 @@ impl ResourceType {
         match self {
             ResourceType::TrustBundle => type_url::TRUST_BUNDLE,
             ResourceType::Authorization => type_url::AUTHORIZATION,
+            ResourceType::Rules => type_url::RULES,
             ResourceType::Address => type_url::ADDRESS,
         }
     }
@@ -58,6 +62,7 @@ impl ResourceType {
         match self {
             ResourceType::TrustBundle => "trust_bundle",
             ResourceType::Authorization => "authorization",
+            ResourceType::Rules => "rules",
             ResourceType::Address => "address",
         }
     }
@@ -87,6 +92,7 @@ pub struct Snapshot {
     pub directory: Directory,
     addresses: Resources,
     policies: Resources,
+    rules: Resources,
     bundles: Resources,
     /// Clusters that are configured but were not heard since the start: what nodes still hold of them stays.
     pub unheard: imbl::OrdSet<ClusterName>,
@@ -102,6 +108,7 @@ impl Snapshot {
         match kind {
             ResourceType::TrustBundle => &self.bundles,
             ResourceType::Authorization => &self.policies,
+            ResourceType::Rules => &self.rules,
             ResourceType::Address => &self.addresses,
         }
     }
@@ -123,6 +130,17 @@ impl Snapshot {
                         vec![],
                     ),
                 );
+            }
+            Change::Rules(rules) => {
+                let name = Arc::from(rules.key().to_string());
+                let message = encode_rules(rules);
+                put(
+                    &mut self.rules,
+                    encode(ResourceType::Rules, name, &message, vec![]),
+                );
+            }
+            Change::RulesGone(key) => {
+                self.rules.remove(key.to_string().as_str());
             }
             Change::Bundle(bundle) => {
                 let message = encode_bundle(bundle);
@@ -190,7 +208,7 @@ impl Snapshot {
             }
             // A trust domain does not tell its cluster.
             ResourceType::TrustBundle => !self.unheard.is_empty(),
-            ResourceType::Authorization => false,
+            ResourceType::Authorization | ResourceType::Rules => false,
         }
     }
 

@@ -371,7 +371,8 @@ impl World {
             Change::ServiceGone(key) => self.remove_entry(&layout::service_key(key)),
             Change::Bundle(bundle) => self.set_entry(layout::BUNDLE, layout::encode(&**bundle)),
             Change::BundleGone(_) => self.remove_entry(layout::BUNDLE),
-            Change::Policy(_) | Change::PolicyGone(_) => {}
+            Change::Policy(_) | Change::PolicyGone(_) | Change::Rules(_) | Change::RulesGone(_) => {
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use crate::{
-    Authorization, AuthorizationScope, NamespacedName, Service, TrustBundle, TrustDomain, Workload,
-    WorkloadUid,
+    Authorization, AuthorizationScope, NamespacedName, Rules, RulesKey, Service, TrustBundle,
+    TrustDomain, Workload, WorkloadUid,
 };
 
 /// Workloads, services, policies and trust bundles, with the indexes that connections are looked up by.
@@ -20,6 +20,7 @@ pub struct Directory {
     workloads: HashMap<WorkloadUid, Arc<Workload>>,
     services: OrdMap<NamespacedName, Arc<Service>>,
     policies: OrdMap<NamespacedName, Arc<Authorization>>,
+    rules: OrdMap<RulesKey, Arc<Rules>>,
     bundles: OrdMap<TrustDomain, Arc<TrustBundle>>,
     by_address: HashMap<IpAddr, Owners<WorkloadUid>>,
     by_vip: HashMap<IpAddr, Owners<NamespacedName>>,
@@ -37,6 +38,8 @@ pub enum Change {
     Service(Arc<Service>),
     /// A policy is new or different.
     Policy(Arc<Authorization>),
+    /// Rules are new or different.
+    Rules(Arc<Rules>),
     /// A trust bundle is new or different.
     Bundle(Arc<TrustBundle>),
     /// A workload is gone.
@@ -45,6 +48,8 @@ pub enum Change {
     ServiceGone(NamespacedName),
     /// A policy is gone.
     PolicyGone(NamespacedName),
+    /// Rules are gone.
+    RulesGone(RulesKey),
     /// A trust bundle is gone.
     BundleGone(TrustDomain),
 }
@@ -56,6 +61,12 @@ impl Directory {
             Change::Workload(workload) => self.put_workload(workload),
             Change::Service(service) => self.put_service(service),
             Change::Policy(policy) => self.put_policy(policy),
+            Change::Rules(rules) => {
+                self.rules.insert(rules.key(), rules);
+            }
+            Change::RulesGone(key) => {
+                self.rules.remove(&key);
+            }
             Change::Bundle(bundle) => {
                 self.bundles.insert(bundle.trust_domain.clone(), bundle);
             }
@@ -169,6 +180,21 @@ impl Directory {
         let own = self.namespace_policies.get(namespace).into_iter().flatten();
         own.chain(&self.global_policies)
             .filter_map(|key| self.policies.get(key))
+    }
+
+    /// All rules by key: first those of Cilium's language, then Kubernetes', then Istio's.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rules>> {
+        self.rules.values()
+    }
+
+    /// The rules of that key.
+    pub fn rules_of(&self, key: &RulesKey) -> Option<&Arc<Rules>> {
+        self.rules.get(key)
+    }
+
+    /// Whether the rules are those of `other`, as `shares_policies` says of policies.
+    pub fn shares_rules(&self, other: &Directory) -> bool {
+        self.rules.ptr_eq(&other.rules)
     }
 
     /// All trust bundles by trust domain.

@@ -10,6 +10,7 @@ mod identity;
 mod locality;
 mod name;
 mod policy;
+mod rules;
 mod service;
 mod workload;
 
@@ -23,10 +24,17 @@ pub use policy::{
     AddressRange, Authorization, AuthorizationAction, AuthorizationClause, AuthorizationMatch,
     AuthorizationRule, AuthorizationScope, ServiceAccountMatch, StringMatch,
 };
+pub use rules::{
+    Entity, HeaderMismatch, HeaderRule, HttpRule, L7Rules, LabelKey, LabelSource, Language,
+    NamePattern, NetworkRule, NetworkRules, Operator, ParseRulesKeyError, Peer, Peers, PortMatch,
+    Ports, Requirement, RuleAction, RuleSection, RuleSpec, Rules, RulesKey, Selector, ServicePick,
+    Transport,
+};
 pub use service::{
     Affinity, Algorithm, AppProtocol, Failover, FailoverTarget, Service, ServicePort, Sharing,
     TrafficDistribution, TrafficPolicy,
 };
 pub use workload::{
-    Health, PortMapping, SmallMap, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Health, NamedPort, PortMapping, SmallMap, TrustBundle, TunnelProtocol, Workload, WorkloadKind,
+    WorkloadUid,
 };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterName, NamespacedName, Protocol};
+use crate::{ClusterName, NamespacedName, Protocol, SmallMap};
 
 /// A Kubernetes service, or what several clusters' services of the same namespace and name merged to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Service {
     pub namespace: String,
     /// `<name>.<namespace>.svc.<cluster domain>`.
     pub hostname: String,
+    /// The service's labels.
+    #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
+    pub labels: SmallMap<String, String>,
     /// Cluster IPs; empty = headless.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,

@@ -22,6 +22,16 @@ pub struct WorkloadUid(pub Arc<str>);
 pub type SmallMap<K, V> = litemap::LiteMap<K, V>;
 
 impl WorkloadUid {
+    /// The uid of a node: a workload of its own, since policies speak of nodes too.
+    pub fn of_node(cluster: &ClusterName, name: &str) -> Self {
+        WorkloadUid(format!("{cluster}{NODE}{name}").into())
+    }
+
+    /// Whether it names a node.
+    pub fn is_node(&self) -> bool {
+        self.0.contains(NODE)
+    }
+
     /// The uid of a pod.
     pub fn of_pod(cluster: &ClusterName, namespace: &str, name: &str) -> Self {
         WorkloadUid(format!("{cluster}//Pod/{namespace}/{name}").into())
@@ -59,6 +69,12 @@ pub struct Workload {
     /// The pod's labels.
     #[serde(default)]
     pub labels: SmallMap<String, String>,
+    /// The labels of the pod's namespace, in its own cluster. One copy for all of its pods.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub namespace_labels: Arc<SmallMap<String, String>>,
+    /// The ports that the pod's containers give a name.
+    #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
+    pub named_ports: SmallMap<String, NamedPort>,
     /// Where the node is.
     #[serde(default)]
     pub locality: Locality,
@@ -150,6 +166,16 @@ pub struct PortMapping {
     pub protocol: Protocol,
 }
 
+/// A port that a container gives a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NamedPort {
+    /// Its number.
+    pub port: u16,
+    /// Of which protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
 /// What owns a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum WorkloadKind {
@@ -198,6 +224,13 @@ pub struct TrustBundle {
 fn one() -> u32 {
     1
 }
+
+fn is_empty(labels: &SmallMap<String, String>) -> bool {
+    labels.is_empty()
+}
+
+/// What tells a node's uid from those of others.
+const NODE: &str = "//Node//";
 
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,8 @@ pub use prost_types::{Any, Duration, ListValue, Struct, Value, value::Kind as Va
 pub use hash::resource_version;
 pub use translate::{
     DecodeResourceError, DecodedAddress, decode_address, decode_authorization, decode_bundle,
-    encode_authorization, encode_bundle, encode_service, encode_workload,
+    decode_rules, encode_authorization, encode_bundle, encode_rules, encode_service,
+    encode_workload,
 };
 
 /// Type URLs of the resources that Tulle serves and reads.
@@ -34,6 +35,8 @@ pub mod type_url {
     pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
     /// Roots of a trust domain (`tulle::TrustBundle`), ours.
     pub const TRUST_BUNDLE: &str = "type.googleapis.com/tulle.mesh.v1.TrustBundle";
+    /// Rules that have no room in the one above (`tulle::Rules`), ours.
+    pub const RULES: &str = "type.googleapis.com/tulle.mesh.v1.Rules";
     /// What a service carries in the extension `tulle::SERVICE_EXTENSION`, ours.
     pub const SERVICE_EXTRAS: &str = "type.googleapis.com/tulle.mesh.v1.ServiceExtras";
     /// What a workload carries in the extension `tulle::WORKLOAD_EXTENSION`, ours.

@@ -8,6 +8,7 @@ mod authorization;
 mod bundle;
 mod error;
 mod field;
+mod rules;
 mod service;
 mod workload;
 
@@ -17,6 +18,7 @@ use tulle_model::{Service, Workload};
 pub use authorization::{decode_authorization, encode_authorization};
 pub use bundle::{decode_bundle, encode_bundle};
 pub use error::DecodeResourceError;
+pub use rules::{decode_rules, encode_rules};
 pub use service::encode_service;
 pub use workload::encode_workload;
 

@@ -57,6 +57,9 @@ pub struct ServiceExtras {
     /// In which order clusters and regions serve.
     #[prost(message, optional, tag = "11")]
     pub failover: Option<FailoverExtras>,
+    /// The service's labels.
+    #[prost(btree_map = "string, string", tag = "12")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// In which order clusters and regions serve.
@@ -114,6 +117,31 @@ pub struct WorkloadExtras {
     /// has no protocol and so holds TCP only.
     #[prost(btree_map = "string, message", tag = "5")]
     pub service_ports: BTreeMap<String, PortMappings>,
+    /// The labels of the pod's namespace.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// The ports that the pod's containers give a name.
+    #[prost(btree_map = "string, message", tag = "7")]
+    pub named_ports: BTreeMap<String, NamedPort>,
+}
+
+/// A port that a container gives a name.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NamedPort {
+    /// Its number.
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// `TCP` or `UDP`; empty = `TCP`.
+    #[prost(string, tag = "2")]
+    pub protocol: String,
+}
+
+/// Rules that `istio.security.Authorization` has no room for; the resource is named `<language>/<namespace>/<name>`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Rules {
+    /// `tulle_model::Rules` as JSON.
+    #[prost(bytes = "vec", tag = "1")]
+    pub json: Vec<u8>,
 }
 
 /// At which ports a workload serves a service.

@@ -46,6 +46,8 @@ impl Touched {
             }
             // A policy decides for whole namespaces whether a path may be direct.
             Change::Policy(_) | Change::PolicyGone(_) => self.everything = true,
+            // What they decide is in tables of its own.
+            Change::Rules(_) | Change::RulesGone(_) => {}
             Change::Bundle(_) | Change::BundleGone(_) => {}
         }
     }

@@ -7,10 +7,10 @@ use std::{
 
 use imbl::OrdMap;
 use serde::Serialize;
-use tulle_model::{Change, Directory, NamespacedName, TrustDomain, WorkloadUid};
+use tulle_model::{Change, Directory, NamespacedName, RulesKey, TrustDomain, WorkloadUid};
 use tulle_wire::{
     DecodeResourceError, DecodedAddress, decode_address, decode_authorization, decode_bundle,
-    type_url,
+    decode_rules, type_url,
     xds::{DeltaDiscoveryResponse, Resource},
 };
 
@@ -24,15 +24,18 @@ pub enum ResourceKind {
     Address,
     /// Policies.
     Authorization,
+    /// Rules that policies of that type have no room for.
+    Rules,
     /// Roots of trust domains.
     TrustBundle,
 }
 
 impl ResourceKind {
     /// All of them, in the order in which they are asked for: what protects comes before what is protected.
-    pub const ALL: [ResourceKind; 3] = [
+    pub const ALL: [ResourceKind; 4] = [
         ResourceKind::TrustBundle,
         ResourceKind::Authorization,
+        ResourceKind::Rules,
         ResourceKind::Address,
     ];
 
@@ -41,6 +44,7 @@ impl ResourceKind {
         match self {
             ResourceKind::Address => type_url::ADDRESS,
             ResourceKind::Authorization => type_url::AUTHORIZATION,
+            ResourceKind::Rules => type_url::RULES,
             ResourceKind::TrustBundle => type_url::TRUST_BUNDLE,
         }
     }
@@ -50,6 +54,7 @@ impl ResourceKind {
         match self {
             ResourceKind::Address => "address",
             ResourceKind::Authorization => "authorization",
+            ResourceKind::Rules => "rules",
             ResourceKind::TrustBundle => "trust_bundle",
         }
     }
@@ -235,6 +240,7 @@ impl View {
             ResourceKind::Authorization => {
                 name.parse::<NamespacedName>().ok().map(Change::PolicyGone)
             }
+            ResourceKind::Rules => name.parse::<RulesKey>().ok().map(Change::RulesGone),
             ResourceKind::TrustBundle => name.parse::<TrustDomain>().ok().map(Change::BundleGone),
         }
     }
@@ -264,6 +270,11 @@ fn decode(kind: ResourceKind, bytes: &[u8]) -> Result<(Change, Arc<str>), Refuse
             let policy = decode_authorization(bytes)?;
             let name = policy.key().to_string().into();
             (Change::Policy(Arc::new(policy)), name)
+        }
+        ResourceKind::Rules => {
+            let rules = decode_rules(bytes)?;
+            let name = rules.key().to_string().into();
+            (Change::Rules(Arc::new(rules)), name)
         }
         ResourceKind::TrustBundle => {
             let bundle = decode_bundle(bytes)?;

@@ -63,6 +63,8 @@ fn mesh() -> Directory {
         services: [(service.key(), vec![port])].into_iter().collect(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: SmallMap::new(),
         demoted: false,
     };
     let mut mesh = Directory::default();

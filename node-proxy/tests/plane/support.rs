@@ -324,6 +324,8 @@ pub(crate) fn workload(name: &str, ip: &str, trust_domain: &TrustDomain) -> Work
         services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: SmallMap::new(),
         demoted: false,
     }
 }

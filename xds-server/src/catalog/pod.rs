@@ -1,12 +1,12 @@
 //! What the mesh takes from a pod, its node and its namespace.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use tulle_model::{Locality, WorkloadKind};
+use tulle_model::{Locality, NamedPort, Protocol, SmallMap, WorkloadKind};
 
 use super::{Placement, service::annotations::global_namespace};
 
@@ -29,8 +29,8 @@ pub(super) struct PodFacts {
     pub(super) finished: bool,
     pub(super) owner_kind: WorkloadKind,
     pub(super) owner_name: String,
-    /// Ports by name, for services whose target port is a name.
-    pub(super) ports: BTreeMap<String, u16>,
+    /// Ports by name, for services whose target port is a name and for policies.
+    pub(super) ports: BTreeMap<String, NamedPort>,
 }
 
 /// `istio.io/dataplane-mode` of an object.
@@ -55,10 +55,15 @@ impl PodFacts {
         let ports = containers
             .flat_map(|c| c.ports.iter().flatten())
             .filter_map(|p| {
-                Some((
-                    p.name.clone()?,
-                    u16::try_from(p.container_port).ok().filter(|p| *p != 0)?,
-                ))
+                let port = NamedPort {
+                    port: u16::try_from(p.container_port).ok().filter(|p| *p != 0)?,
+                    protocol: match p.protocol.as_deref() {
+                        None | Some("TCP") => Protocol::Tcp,
+                        Some("UDP") => Protocol::Udp,
+                        Some(_) => return None,
+                    },
+                };
+                Some((p.name.clone()?, port))
             });
         PodFacts {
             node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
@@ -104,12 +109,13 @@ impl PlacementOf<'_> {
 }
 
 /// What the mesh takes from a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct NamespaceFacts {
     /// Its pods are out of the mesh unless they say otherwise.
     pub(super) out_of_mesh: bool,
     /// Whether its services may be global, if it says so.
     pub(super) global: Option<bool>,
+    pub(super) labels: Arc<SmallMap<String, String>>,
 }
 
 impl NamespaceFacts {
@@ -120,6 +126,7 @@ impl NamespaceFacts {
         let facts = NamespaceFacts {
             out_of_mesh: mesh_mode_of(metadata) == MeshMode::Out,
             global: annotations.and_then(|a| global_namespace(a, &mut warnings)),
+            labels: Arc::new(metadata.labels.clone().into_iter().flatten().collect()),
         };
         (facts, warnings)
     }

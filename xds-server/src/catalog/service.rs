@@ -40,6 +40,13 @@ impl ServiceFacts {
             hostname: format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}"),
             name,
             namespace,
+            labels: object
+                .metadata
+                .labels
+                .clone()
+                .into_iter()
+                .flatten()
+                .collect(),
             sharing: annotations::sharing_of(&annotations, &mut warnings),
             ..Service::default()
         };

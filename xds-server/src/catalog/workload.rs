@@ -1,9 +1,9 @@
 //! Puts a workload together from its pod, its slices, its services, its node and the policies that select it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tulle_model::{
-    Health, Locality, NamespacedName, PortMapping, SmallMap, TunnelProtocol, Workload,
+    Health, Locality, NamedPort, NamespacedName, PortMapping, SmallMap, TunnelProtocol, Workload,
     WorkloadKind, WorkloadUid,
 };
 
@@ -60,6 +60,8 @@ impl Catalog {
             addresses: pod.addresses.clone(),
             hostname,
             labels: pod.labels.clone().into_iter().collect(),
+            namespace_labels: namespace.map(|n| Arc::clone(&n.labels)).unwrap_or_default(),
+            named_ports: pod.ports.clone().into_iter().collect(),
             locality: self.nodes.get(&pod.node).cloned().unwrap_or_default(),
             canonical_name: canonical_name(pod),
             canonical_revision: canonical_revision(pod),
@@ -121,6 +123,8 @@ impl Catalog {
             addresses: endpoint.addresses.clone(),
             hostname: endpoint.hostname.clone(),
             labels: SmallMap::new(),
+            namespace_labels: Arc::default(),
+            named_ports: SmallMap::new(),
             locality,
             canonical_name: name.clone(),
             canonical_revision: "latest".to_owned(),
@@ -141,7 +145,7 @@ impl Catalog {
     fn served_by(
         &self,
         slice: &SliceFacts,
-        pod_ports: &BTreeMap<String, u16>,
+        pod_ports: &BTreeMap<String, NamedPort>,
     ) -> Option<(NamespacedName, Vec<PortMapping>)> {
         let facts = self.services.get(slice.service.as_ref()?)?;
         let service = facts.service.as_ref()?;
@@ -157,8 +161,9 @@ impl Catalog {
                     .named_targets
                     .get(&(port.port, port.protocol))
                     .and_then(|n| pod_ports.get(n))
+                    .map(|named| named.port)
             };
-            let target_port = in_slice.map(|p| p.port).or_else(|| by_name().copied());
+            let target_port = in_slice.map(|p| p.port).or_else(by_name);
             if let Some(target_port) = target_port {
                 merge_ports(
                     &mut ports,

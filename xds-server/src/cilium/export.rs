@@ -133,6 +133,8 @@ impl CiliumExport {
                 return;
             }
             Change::Policy(_)
+            | Change::Rules(_)
+            | Change::RulesGone(_)
             | Change::PolicyGone(_)
             | Change::Bundle(_)
             | Change::BundleGone(_) => {

@@ -377,6 +377,8 @@ impl View {
             services: SmallMap::new(),
             authorization_policies: Vec::new(),
             capacity: 1,
+            namespace_labels: Arc::default(),
+            named_ports: SmallMap::new(),
             demoted: false,
         })
     }

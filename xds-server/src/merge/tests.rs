@@ -86,6 +86,8 @@ fn workload(of: &str, name: &str, services: &[(&str, u16, u16)]) -> Workload {
             .collect(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: SmallMap::new(),
         demoted: false,
     }
 }

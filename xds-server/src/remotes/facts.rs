@@ -101,6 +101,8 @@ impl Facts {
             Change::BundleGone(domain) => self.hasher.hash_one((2, domain)),
             Change::Policy(p) => self.hasher.hash_one((3, p.key())),
             Change::PolicyGone(key) => self.hasher.hash_one((3, key)),
+            Change::Rules(r) => self.hasher.hash_one((4, r.key())),
+            Change::RulesGone(key) => self.hasher.hash_one((4, key)),
         }
     }
 
@@ -125,7 +127,9 @@ fn gone(fact: &Change) -> Option<Change> {
         Change::Service(s) => Some(Change::ServiceGone(s.key())),
         Change::Bundle(b) => Some(Change::BundleGone(b.trust_domain.clone())),
         Change::Policy(p) => Some(Change::PolicyGone(p.key())),
-        Change::WorkloadGone(_)
+        Change::Rules(r) => Some(Change::RulesGone(r.key())),
+        Change::RulesGone(_)
+        | Change::WorkloadGone(_)
         | Change::ServiceGone(_)
         | Change::BundleGone(_)
         | Change::PolicyGone(_) => None,

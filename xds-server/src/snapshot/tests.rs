@@ -42,6 +42,8 @@ pub(crate) fn workload(name: &str, ip: &str, service: Option<&str>) -> Workload 
         services: services.into_iter().collect(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: SmallMap::new(),
         demoted: false,
     }
 }

@@ -50,6 +50,8 @@ fn endpoint(text: &str) -> Arc<Workload> {
         services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: SmallMap::new(),
         demoted: has('~'),
     })
 }

@@ -58,6 +58,8 @@ fn workload(authorization_policies: &[&str]) -> Workload {
             .map(|name| (*name).to_owned())
             .collect(),
         capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: tulle_model::SmallMap::new(),
         demoted: false,
     }
 }

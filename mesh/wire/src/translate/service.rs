@@ -103,6 +103,7 @@ pub(super) fn read_service(wire: workload::Service) -> Result<Service, DecodeRes
         name: wire.name,
         namespace: wire.namespace,
         hostname: wire.hostname,
+        labels: extras.labels.into_iter().collect(),
         addresses,
         ports: read_ports(&wire.ports, extras.ports)?,
         subject_alt_names: wire.subject_alt_names,

@@ -1,10 +1,10 @@
 //! Workloads.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tulle_model::{
-    ClusterName, Health, Locality, NamespacedName, PortMapping, Protocol, TunnelProtocol, Workload,
-    WorkloadKind, WorkloadUid,
+    ClusterName, Health, Locality, NamedPort, NamespacedName, PortMapping, Protocol, SmallMap,
+    TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::{
@@ -35,6 +35,12 @@ pub fn encode_workload(workload: &Workload) -> Address {
             .iter()
             .filter_map(write_all_ports)
             .collect(),
+        namespace_labels: workload
+            .namespace_labels
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
+        named_ports: workload.named_ports.iter().map(write_named_port).collect(),
     };
     let extension = (extras != tulle::WorkloadExtras::default()).then(|| Extension {
         name: tulle::WORKLOAD_EXTENSION.to_owned(),
@@ -114,6 +120,8 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
         addresses,
         hostname: extras.pod_hostname,
         labels: extras.labels.into_iter().collect(),
+        namespace_labels: Arc::new(extras.namespace_labels.into_iter().collect()),
+        named_ports: read_named_ports(extras.named_ports)?,
         locality: message.locality.map(read_locality).unwrap_or_default(),
         canonical_name: message.canonical_name,
         canonical_revision: message.canonical_revision,
@@ -135,6 +143,28 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
         capacity: message.capacity.unwrap_or(CAPACITY_DEFAULT),
         demoted: extras.demoted,
     })
+}
+
+fn write_named_port((name, named): (&String, &NamedPort)) -> (String, tulle::NamedPort) {
+    let port = tulle::NamedPort {
+        port: u32::from(named.port),
+        protocol: named.protocol.to_string(),
+    };
+    (name.clone(), port)
+}
+
+fn read_named_ports(
+    ports: BTreeMap<String, tulle::NamedPort>,
+) -> Result<SmallMap<String, NamedPort>, DecodeResourceError> {
+    let read = |(name, named): (String, tulle::NamedPort)| {
+        let field = || format!("workload.extensions[mesh.tulle.io/workload].named_ports[{name}]");
+        let port = NamedPort {
+            port: read_port(field, named.port)?,
+            protocol: read_protocol(field, &named.protocol)?,
+        };
+        Ok((name, port))
+    };
+    ports.into_iter().map(read).collect()
 }
 
 fn or_default(text: String, default: &str) -> String {

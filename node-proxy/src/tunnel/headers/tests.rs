@@ -103,6 +103,8 @@ fn workload() -> Workload {
         services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: 1,
+        namespace_labels: std::sync::Arc::default(),
+        named_ports: tulle_model::SmallMap::new(),
         demoted: false,
     }
 }

@@ -5,10 +5,10 @@
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
-use tulle_model::{NamespacedName, TrustDomain, WorkloadUid};
+use tulle_model::{NamespacedName, RulesKey, TrustDomain, WorkloadUid};
 use tulle_wire::{
-    Message, encode_authorization, encode_bundle, encode_service, encode_workload, pack,
-    resource_version,
+    Message, encode_authorization, encode_bundle, encode_rules, encode_service, encode_workload,
+    pack, resource_version,
     xds::{DeltaDiscoveryResponse, Resource},
 };
 
@@ -91,6 +91,10 @@ fn resource(view: &View, kind: ResourceKind, name: &str, version: &str) -> Optio
         ResourceKind::Authorization => {
             let key = name.parse::<NamespacedName>().ok()?;
             pack(url, &encode_authorization(directory.policy(&key)?))
+        }
+        ResourceKind::Rules => {
+            let key = name.parse::<RulesKey>().ok()?;
+            pack(url, &encode_rules(directory.rules_of(&key)?))
         }
         ResourceKind::TrustBundle => {
             let domain = name.parse::<TrustDomain>().ok()?;

@@ -130,6 +130,8 @@ fn endpoint(number: u16, word: &str) -> (String, Arc<Workload>, SocketAddr) {
         services: SmallMap::new(),
         authorization_policies: Vec::new(),
         capacity: u32::from(!has('0')),
+        namespace_labels: std::sync::Arc::default(),
+        named_ports: tulle_model::SmallMap::new(),
         demoted: has('~'),
     };
     (word.to_owned(), Arc::new(workload), address)

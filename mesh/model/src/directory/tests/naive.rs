@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{Change, Directory, UIDS};
 use crate::{
-    Authorization, AuthorizationScope, NamespacedName, Service, TrustBundle, TrustDomain, Workload,
-    WorkloadUid,
+    Authorization, AuthorizationScope, NamespacedName, Rules, RulesKey, Service, TrustBundle,
+    TrustDomain, Workload, WorkloadUid,
 };
 
 #[derive(Default)]
@@ -15,6 +15,7 @@ pub(super) struct Naive {
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     services: BTreeMap<NamespacedName, Arc<Service>>,
     policies: BTreeMap<NamespacedName, Arc<Authorization>>,
+    rules: BTreeMap<RulesKey, Arc<Rules>>,
     bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
 }
 
@@ -29,6 +30,8 @@ impl Naive {
             Change::Bundle(bundle) => {
                 drop(self.bundles.insert(bundle.trust_domain.clone(), bundle))
             }
+            Change::Rules(rules) => drop(self.rules.insert(rules.key(), rules)),
+            Change::RulesGone(key) => drop(self.rules.remove(&key)),
             Change::WorkloadGone(uid) => drop(self.workloads.remove(&uid)),
             Change::ServiceGone(key) => drop(self.services.remove(&key)),
             Change::PolicyGone(key) => drop(self.policies.remove(&key)),
@@ -106,6 +109,7 @@ pub(super) fn check_agreement(directory: &Directory, naive: &Naive) -> Result<()
     prop_assert!(workloads.into_iter().eq(naive.workloads.values()));
     prop_assert!(directory.services().eq(naive.services.values()));
     prop_assert!(directory.policies().eq(naive.policies.values()));
+    prop_assert!(directory.rules().eq(naive.rules.values()));
     prop_assert!(directory.bundles().eq(naive.bundles.values()));
     Ok(())
 }

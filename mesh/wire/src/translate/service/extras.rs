@@ -45,6 +45,11 @@ pub(super) fn write_extras(service: &Service) -> tulle::ServiceExtras {
         traffic_distribution: word(&DISTRIBUTIONS, service.traffic_distribution),
         algorithm: word(&ALGORITHMS, service.algorithm),
         failover: service.failover.as_ref().map(write_failover),
+        labels: service
+            .labels
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
     }
 }
 

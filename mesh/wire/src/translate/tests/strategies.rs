@@ -1,6 +1,6 @@
 //! Random models within what the model allows, and random damage to bytes.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use proptest::{
     collection::{btree_map, vec},
@@ -10,9 +10,9 @@ use proptest::{
 use tulle_model::{
     AddressRange, Affinity, Algorithm, AppProtocol, Authorization, AuthorizationAction,
     AuthorizationClause, AuthorizationMatch, AuthorizationRule, AuthorizationScope, Failover,
-    FailoverTarget, Health, Locality, NamespacedName, PortMapping, Protocol, Service,
-    ServiceAccountMatch, ServicePort, Sharing, StringMatch, TrafficDistribution, TrafficPolicy,
-    TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    FailoverTarget, Health, Locality, NamedPort, NamespacedName, PortMapping, Protocol, Service,
+    ServiceAccountMatch, ServicePort, Sharing, SmallMap, StringMatch, TrafficDistribution,
+    TrafficPolicy, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 /// Free text, also empty and outside ASCII.
@@ -61,6 +61,7 @@ prop_compose! {
             kind: WorkloadKind::Pod, owner_name: String::new(), tunnel_protocol: TunnelProtocol::None,
             health: Health::Healthy, host_network: false, services: Default::default(),
             authorization_policies: Vec::new(), capacity: 1, demoted: false,
+            namespace_labels: Arc::default(), named_ports: SmallMap::new(),
         }
     }
 }
@@ -74,10 +75,13 @@ prop_compose! {
         (host_network, demoted) in any::<(bool, bool)>(),
         services in btree_map(key(), vec(port_mapping(), 0..3), 0..3),
         authorization_policies in vec(text(), 0..3), capacity in prop_oneof![Just(0), Just(1), any::<u32>()],
+        namespace_labels in btree_map(text(), text(), 0..3), named_ports in btree_map(text(), named_port(), 0..3),
     ) -> Workload {
         Workload {
             locality, canonical_name, canonical_revision, kind, owner_name, tunnel_protocol, health, host_network,
-            demoted, services: services.into_iter().collect(), authorization_policies, capacity, ..base
+            demoted, services: services.into_iter().collect(), authorization_policies, capacity,
+            namespace_labels: Arc::new(namespace_labels.into_iter().collect()),
+            named_ports: named_ports.into_iter().collect(), ..base
         }
     }
 }
@@ -136,12 +140,20 @@ prop_compose! {
         ports in vec(service_port(), 0..5), subject_alt_names in vec(text(), 0..3),
         (global, shared, publish_not_ready) in any::<(bool, bool, bool)>(),
         external_name in proptest::option::of(".{1,12}"), chosen in chosen(),
+        labels in btree_map(text(), text(), 0..3),
     ) -> Service {
         let sharing = Sharing { global, shared, ..chosen.sharing };
         Service {
             name, namespace, hostname, addresses, ports, subject_alt_names, sharing, publish_not_ready, external_name,
+            labels: labels.into_iter().collect(),
             ..chosen
         }
+    }
+}
+
+prop_compose! {
+    fn named_port()(port in any::<u16>(), udp in any::<bool>()) -> NamedPort {
+        NamedPort { port, protocol: if udp { Protocol::Udp } else { Protocol::Tcp } }
     }
 }
 

@@ -221,6 +221,7 @@ fn our_own_fields() {
             ],
             spill_at: 70,
         }),
+        labels: one_entry("app", "x"),
     };
     let order = raw()
         .message(1, raw().bytes(1, "c"))
@@ -237,7 +238,8 @@ fn our_own_fields() {
         .bytes(8, "Local")
         .bytes(9, "PreferSameNode")
         .bytes(10, "maglev")
-        .message(11, order);
+        .message(11, order)
+        .message(12, map_entry("app", "x"));
     check(made, service);
 }
 
@@ -251,22 +253,31 @@ fn our_own_fields_of_a_workload() {
     let mappings = tulle::PortMappings {
         ports: vec![mapping],
     };
+    let named = tulle::NamedPort {
+        port: 80,
+        protocol: "TCP".into(),
+    };
     let workload = tulle::WorkloadExtras {
         demoted: true,
         labels: one_entry("app", "x"),
         pod_hostname: "h".into(),
         terminating: true,
         service_ports: [("n/s".to_owned(), mappings)].into(),
+        namespace_labels: one_entry("team", "y"),
+        named_ports: [("web".to_owned(), named)].into(),
     };
     let mapping = raw().number(1, 53).number(2, 1053).bytes(3, "UDP");
     let entry = raw().bytes(1, "n/s").message(2, raw().message(1, mapping));
+    let named = raw().number(1, 80).bytes(2, "TCP");
     check(
         raw()
             .number(1, 1)
             .message(2, map_entry("app", "x"))
             .bytes(3, "h")
             .number(4, 1)
-            .message(5, entry),
+            .message(5, entry)
+            .message(6, map_entry("team", "y"))
+            .message(7, raw().bytes(1, "web").message(2, named)),
         workload,
     );
 }
