@@ -39,7 +39,10 @@ impl Rules {
 }
 
 /// The name of a policy object: `<language>/<namespace>/<name>`, with an empty namespace for objects of the whole cluster.
+///
+/// It travels as that text: a `NamespacedName` without a namespace could not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RulesKey {
     /// In which language it is written.
     pub language: Language,
@@ -51,6 +54,20 @@ impl fmt::Display for RulesKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NamespacedName { namespace, name } = &self.object;
         write!(f, "{}/{namespace}/{name}", self.language.name())
+    }
+}
+
+impl From<RulesKey> for String {
+    fn from(key: RulesKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl TryFrom<String> for RulesKey {
+    type Error = ParseRulesKeyError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

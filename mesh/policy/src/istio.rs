@@ -5,19 +5,17 @@
 //! Which pods a selector binds is for the caller, who knows the pods.
 
 mod authorization_policy;
-mod error;
 mod peer_authentication;
-mod reader;
+mod selector;
 mod value;
 
 use serde_json::Value;
 use tulle_model::Authorization;
 
 pub use authorization_policy::{ConvertedPolicy, read_authorization_policy};
-pub use error::ReadPolicyError;
 pub use peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthentications};
 
-use reader::Manifest;
+use crate::read::{Manifest, PolicyKind, ReadPolicyError};
 
 /// Reads one object, an AuthorizationPolicy or a PeerAuthentication, as if it were the only one of its kind.
 ///
@@ -32,29 +30,18 @@ use reader::Manifest;
 /// The object is of another kind, breaks the rules of its kind, or says nothing that a node proxy could hold:
 /// `ReadPolicyError::NotForNodeProxies`, which a caller may pass over with a log line.
 pub fn from_istio_yaml(manifest: Value) -> Result<Authorization, ReadPolicyError> {
-    let object = Manifest::read(&manifest)?;
-    match object.kind {
-        Kind::AuthorizationPolicy => read_authorization_policy(&manifest, ROOT_NAMESPACE)
-            .map(|converted| converted.authorization),
-        Kind::PeerAuthentication => PeerAuthentication::read(&manifest)?.alone(ROOT_NAMESPACE),
+    let object = Manifest::read(&manifest, &KINDS)?;
+    if object.kind == PolicyKind::PeerAuthentication {
+        return PeerAuthentication::read(&manifest)?.alone(ROOT_NAMESPACE);
     }
+    read_authorization_policy(&manifest, ROOT_NAMESPACE).map(|converted| converted.authorization)
 }
 
 /// The kinds that are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    AuthorizationPolicy,
-    PeerAuthentication,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::AuthorizationPolicy => "AuthorizationPolicy",
-            Kind::PeerAuthentication => "PeerAuthentication",
-        }
-    }
-}
+const KINDS: [PolicyKind; 2] = [
+    PolicyKind::AuthorizationPolicy,
+    PolicyKind::PeerAuthentication,
+];
 
 /// The namespace whose policies speak of the whole mesh, unless the caller says another (`MeshConfig.rootNamespace`).
 pub const ROOT_NAMESPACE: &str = "istio-system";

@@ -10,6 +10,8 @@ fn keys_come_back_as_they_were_written() {
     ] {
         let key: RulesKey = text.parse().unwrap();
         assert_eq!(key.to_string(), text);
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(serde_json::from_str::<RulesKey>(&json).unwrap(), key);
     }
 }
 

@@ -12,10 +12,8 @@ use tulle_model::{
 
 use rule::RuleReader;
 
-use super::{
-    Kind, ReadPolicyError,
-    reader::{Manifest, Node, read_selector},
-};
+use super::selector::read_selector;
+use crate::read::{Manifest, Node, PolicyKind, ReadPolicyError};
 
 /// An AuthorizationPolicy in the compiled form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,18 +42,17 @@ pub fn read_authorization_policy(
     manifest: &Value,
     root_namespace: &str,
 ) -> Result<ConvertedPolicy, ReadPolicyError> {
+    let object = Manifest::read(manifest, &[PolicyKind::AuthorizationPolicy])?;
+    read_object(&object, root_namespace).map_err(|error| error.of(object.kind, &object.key))
+}
+
+fn read_object(
+    object: &Manifest<'_>,
+    root_namespace: &str,
+) -> Result<ConvertedPolicy, ReadPolicyError> {
     let Manifest {
-        kind,
-        key,
-        annotations,
-        spec,
-        ..
-    } = Manifest::read(manifest)?;
-    if kind != Kind::AuthorizationPolicy {
-        return Err(ReadPolicyError::Kind {
-            found: kind.name().to_owned(),
-        });
-    }
+        kind, key, spec, ..
+    } = object;
     let not_for_us = |reason| ReadPolicyError::NotForNodeProxies {
         kind: kind.name(),
         key: key.clone(),
@@ -72,11 +69,11 @@ pub fn read_authorization_policy(
     if spec.get("targetRef")?.is_some() || !spec.list_or_empty("targetRefs")?.is_empty() {
         return Err(not_for_us("it targets a waypoint or gateway"));
     }
-    let action = match read_action(&spec)? {
+    let action = match read_action(spec)? {
         Action::Held(action) => action,
         Action::Foreign(reason) => return Err(not_for_us(reason)),
     };
-    let selector = read_selector(&spec)?;
+    let selector = read_selector(spec)?;
     let in_root = key.namespace == root_namespace;
     let scope = match (&selector, in_root) {
         (Some(_), _) => AuthorizationScope::WorkloadSelector,
@@ -93,7 +90,7 @@ pub fn read_authorization_policy(
         }
         unseen.append(&mut reader.unseen);
     }
-    let (dry_run, bad_dry_run) = read_dry_run(&annotations);
+    let (dry_run, bad_dry_run) = read_dry_run(&object.annotations);
     let mut warnings = warn_unseen(action, &unseen, &rules);
     warnings.extend(bad_dry_run);
     let authorization = Authorization {

@@ -10,10 +10,8 @@ use tulle_model::{
     AuthorizationScope, NamespacedName, StringMatch,
 };
 
-use super::{
-    Kind, ReadPolicyError,
-    reader::{Manifest, Node, read_selector},
-};
+use super::selector::read_selector;
+use crate::read::{Manifest, Node, PolicyKind, ReadPolicyError};
 
 pub use levels::PeerAuthentications;
 
@@ -81,20 +79,14 @@ impl PeerAuthentication {
     ///
     /// The object is of another kind or breaks the rules of its kind.
     pub fn read(manifest: &Value) -> Result<Self, ReadPolicyError> {
-        let Manifest {
-            kind,
-            key,
-            created,
-            spec,
-            ..
-        } = Manifest::read(manifest)?;
-        if kind != Kind::PeerAuthentication {
-            return Err(ReadPolicyError::Kind {
-                found: kind.name().to_owned(),
-            });
-        }
+        let object = Manifest::read(manifest, &[PolicyKind::PeerAuthentication])?;
+        Self::read_object(&object).map_err(|error| error.of(object.kind, &object.key))
+    }
+
+    fn read_object(object: &Manifest<'_>) -> Result<Self, ReadPolicyError> {
+        let spec = &object.spec;
         spec.only(&["selector", "mtls", "portLevelMtls"])?;
-        let selector = read_selector(&spec)?.unwrap_or_default();
+        let selector = read_selector(spec)?.unwrap_or_default();
         let mode = MtlsMode::read(spec.get("mtls")?)?;
         let mut ports = BTreeMap::new();
         if let Some(node) = spec.get("portLevelMtls")? {
@@ -108,8 +100,8 @@ impl PeerAuthentication {
             }
         }
         Ok(PeerAuthentication {
-            key,
-            created,
+            key: object.key.clone(),
+            created: object.created.clone(),
             selector,
             mode,
             ports,
@@ -119,7 +111,7 @@ impl PeerAuthentication {
     /// The policy that this object is if there is no other.
     pub(super) fn alone(&self, root_namespace: &str) -> Result<Authorization, ReadPolicyError> {
         let nothing = |reason| ReadPolicyError::NotForNodeProxies {
-            kind: Kind::PeerAuthentication.name(),
+            kind: PolicyKind::PeerAuthentication.name(),
             key: self.key.clone(),
             reason,
         };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tulle_model::{AddressRange, ServiceAccountMatch, StringMatch};
 
-use super::{ReadPolicyError, reader::Node};
+use crate::read::{Node, ReadPolicyError};
 
 /// `*` any, `x*` prefix, `*x` suffix, else exact. A `*` elsewhere is refused: it would be compared as a letter.
 pub(super) fn read_string(node: &Node<'_>) -> Result<StringMatch, ReadPolicyError> {

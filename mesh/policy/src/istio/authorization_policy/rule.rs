@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use tulle_model::{AuthorizationClause, AuthorizationMatch, AuthorizationRule, StringMatch};
 
-use crate::istio::{
-    ReadPolicyError,
-    reader::Node,
-    value::{read_account, read_port, read_range, read_string, read_trust_domain},
+use crate::{
+    istio::value::{read_account, read_port, read_range, read_string, read_trust_domain},
+    read::{Node, ReadPolicyError},
 };
 
 /// Reads one rule and gathers what of it only HTTP shows.
