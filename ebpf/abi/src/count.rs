@@ -133,6 +133,22 @@ numbered! {
         NoListener = "no_listener",
         /// The steering itself failed: refused.
         SteerFailed = "steer_failed",
+        /// The rules of the pod where it begins deny it.
+        EgressDenied = "egress_denied",
+        /// The rules of the pod where it would end deny it.
+        IngressDenied = "ingress_denied",
+        /// The rules of the pod are not known yet: denied.
+        Pending = "pending",
+        /// Somebody else than the proxy wanted to talk to a port of the proxy: denied.
+        ProxyPort = "proxy_port",
+        /// Only the proxy could judge it, and it does not go through the proxy: denied.
+        ProxyOnly = "proxy_only",
+        /// A verdict was told.
+        EventTold = "event_told",
+        /// A verdict was not told: there are enough of them in this second.
+        EventLimited = "event_limited",
+        /// A verdict found no room: nobody reads.
+        EventDropped = "event_dropped",
     }
 }
 
@@ -146,7 +162,7 @@ pub const fn counter_index(program: Program, reason: Reason) -> u32 {
 }
 
 /// The number of reasons, in the width of an index.
-const REASONS_LEN: u32 = Reason::SteerFailed as u32 + 1;
+const REASONS_LEN: u32 = Reason::EventDropped as u32 + 1;
 
 const _: () = assert!(REASONS_LEN as usize == Reason::ALL.len());
 

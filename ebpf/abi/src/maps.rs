@@ -2,9 +2,10 @@
 
 use crate::{
     Address, AffinityKey, AffinityValue, BackendKey, BackendValue, COUNTERS_LEN, Endpoint,
-    EvictionSlot, ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey, MemberKey, Membership,
-    OriginalKey, OriginalValue, PodAddressKey, PodValue, ServiceKey, ServiceValue, SocketNote,
-    SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue,
+    EventRate, EvictionSlot, ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey, MemberKey,
+    Membership, OriginalKey, OriginalValue, PodAddressKey, PodValue, PolicyKey, PolicyState,
+    PortKey, PortValue, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey, UdpFlowKey,
+    UdpFlowValue,
 };
 
 /// A pinned map as this build knows it.
@@ -58,6 +59,18 @@ pub const EVICTORS: usize = 4;
 pub const EVICTIONS_MAX: usize = EVICTORS * PROCESSORS_MAX;
 /// Conversations of unconnected UDP sockets, of each direction.
 pub const UDP_FLOWS_MAX: usize = 32_768;
+/// Addresses of workloads and nodes whose identity one node can know.
+pub const IDENTITIES_MAX: usize = WORKLOADS_MAX;
+/// Blocks of addresses that the rules of one node's pods speak of.
+pub const BLOCKS_MAX: usize = 65_536;
+/// Pairs of a subject of this node and a peer, in both directions.
+pub const POLICY_MAX: usize = 524_288;
+/// Blocks of ports in all port sets together.
+pub const PORTS_MAX: usize = 262_144;
+/// Bytes of verdict events that may wait for the proxy, 72 for each.
+pub const VERDICT_EVENTS_LEN: usize = 1_048_576;
+/// Verdict events that a processor tells in one second: a flood of refused packets must not become a flood of reports.
+pub const VERDICT_EVENTS_RATE_MAX: u64 = 1_000;
 
 /// Every map that is pinned.
 pub const MAPS: &[MapLayout] = &[
@@ -67,7 +80,8 @@ pub const MAPS: &[MapLayout] = &[
     map::<MaglevKey, MaglevChunk>("MAGLEV", 1, MAGLEV_SERVICES_MAX * MAGLEV_CHUNKS),
     map::<AffinityKey, AffinityValue>("AFFINITIES", 1, AFFINITIES_MAX),
     map::<Address, u32>("WORKLOADS", 1, WORKLOADS_MAX),
-    map::<u64, PodValue>("PODS", 2, PODS_MAX),
+    map::<u64, PodValue>("PODS", 3, PODS_MAX),
+    map::<Address, u64>("OWNERS", 1, POD_ADDRESSES_MAX),
     map::<PodAddressKey, u32>("POD_ADDRESSES", 1, POD_ADDRESSES_MAX),
     map::<ListenerKey, u32>("LISTENERS", 1, LISTENERS_MAX),
     map::<OriginalKey, OriginalValue>("ORIGINALS", 1, ORIGINALS_MAX),
@@ -83,8 +97,15 @@ pub const MAPS: &[MapLayout] = &[
     map::<TupleKey, SocketPointer>("SOCKETS", 1, SOCKETS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_FORWARD", 1, UDP_FLOWS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_REVERSE", 1, UDP_FLOWS_MAX),
-    map::<u32, u64>("COUNTERS", 2, COUNTERS_LEN),
+    map::<u32, u64>("COUNTERS", 3, COUNTERS_LEN),
     map::<(), ()>("EVENTS", 1, EVENTS_LEN),
+    map::<Address, u32>("IDENTITIES", 1, IDENTITIES_MAX),
+    trie::<Address, u32>("BLOCKS", 1, BLOCKS_MAX),
+    map::<PolicyKey, u32>("POLICY", 1, POLICY_MAX),
+    trie::<PortKey, PortValue>("PORTS", 1, PORTS_MAX),
+    map::<u32, PolicyState>("POLICY_STATE", 1, 1),
+    map::<u32, EventRate>("EVENT_RATE", 1, 1),
+    map::<(), ()>("VERDICTS", 1, VERDICT_EVENTS_LEN),
 ];
 
 const fn map<K, V>(name: &'static str, layout: u32, entries_max: usize) -> MapLayout {
@@ -92,6 +113,17 @@ const fn map<K, V>(name: &'static str, layout: u32, entries_max: usize) -> MapLa
         name,
         layout,
         key_len: size_of::<K>(),
+        value_len: size_of::<V>(),
+        entries_max,
+    }
+}
+
+/// A map of prefixes: the key begins with their length.
+const fn trie<K, V>(name: &'static str, layout: u32, entries_max: usize) -> MapLayout {
+    MapLayout {
+        name,
+        layout,
+        key_len: size_of::<u32>() + size_of::<K>(),
         value_len: size_of::<V>(),
         entries_max,
     }

@@ -24,6 +24,8 @@ pub const NOTE_DNS: u32 = 5;
 
 /// The proxy's own socket, on its way to an application whose peer it announced.
 pub const NOTE_ANNOUNCING: u32 = 6;
+/// The socket leads into the black hole: policy denied what it asked for.
+pub const NOTE_DENIED: u32 = 7;
 
 /// Any slot of a service, in proportion to the weights.
 pub const ALGORITHM_RANDOM: u16 = 0;
@@ -78,6 +80,7 @@ macro_rules! records {
         const _: () = assert!(size_of::<$name>() == $size);
     )+};
 }
+pub(crate) use records;
 
 records! {
     /// What a client asks for.
@@ -186,7 +189,7 @@ records! {
     }
 
     /// A captured pod, by its network namespace's cookie.
-    struct PodValue: 48 {
+    struct PodValue: 56 {
         /// Hash of the pod's uid: finds the pod again after a restart.
         uid_hash: u64,
         /// Hash of the pod's own address: the same on every node and after every restart, so that a Maglev choice is.
@@ -195,6 +198,10 @@ records! {
         has_more: u32,
         /// Its first addresses; zero where it has fewer.
         addresses: [Address; 2],
+        /// By which the policy tables know it; zero: they do not know it yet, and nothing is allowed.
+        identity: u32,
+        /// Any of the `POD_` constants.
+        flags: u32,
     }
 
     /// An address that a captured pod owns.

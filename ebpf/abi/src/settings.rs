@@ -9,6 +9,13 @@ pub const SOCKMAP_TO_PROXY: u32 = 1;
 /// Redirect in both directions, and between applications of one node.
 pub const SOCKMAP_FULL: u32 = 2;
 
+/// The policy tables are not looked at.
+pub const ENFORCEMENT_OFF: u32 = 0;
+/// What is denied is not answered.
+pub const ENFORCEMENT_DROP: u32 = 1;
+/// What is denied fails at once.
+pub const ENFORCEMENT_REJECT: u32 = 2;
+
 /// Load-time settings of the kernel side.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -37,11 +44,15 @@ pub struct Settings {
     pub offsets: KernelOffsets,
     /// Where `sock.sk_err` lies; zero when the kernel does not tell: then only silence counts as a failure to connect.
     pub error_offset: u32,
+    /// One of the `ENFORCEMENT_` constants.
+    pub enforcement: u32,
+    /// The sockets that answer nothing.
+    pub black_hole_port: u16,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u16; 3],
 }
 
-const _: () = assert!(size_of::<Settings>() == 112);
+const _: () = assert!(size_of::<Settings>() == 120);
 
 /// Offsets, in bytes, of kernel struct fields; from the running kernel's BTF.
 #[derive(

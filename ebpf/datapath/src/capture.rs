@@ -1,5 +1,7 @@
 //! Pods: registered in the maps, steered in their namespaces.
 
+mod subjects;
+
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -28,6 +30,16 @@ pub(crate) struct Pods {
     pub(crate) listeners: Listeners,
     /// The namespaces of the pods that this process captured, by uid.
     pub(crate) namespaces: HashMap<String, OwnedFd>,
+    pub(crate) owners: Table<Address, u64>,
+    /// As the policy tables know the pods, captured or not; `None` until somebody says so.
+    pub(crate) subjects: Option<HashMap<String, Subject>>,
+}
+
+/// A pod's identity and its flags, in the form of the maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Subject {
+    pub(crate) identity: u32,
+    pub(crate) flags: u32,
 }
 
 impl Pods {
@@ -63,8 +75,9 @@ impl Pods {
             .try_clone_to_owned()
             .map_err(|err| steering(uid, err))?;
         self.namespaces.insert(uid.to_owned(), kept);
+        let value = pod_value(pod, self.subject(uid, netns));
         self.pods
-            .insert(Raw(netns), Raw(pod_value(pod)), 0)
+            .insert(Raw(netns), Raw(value), 0)
             .map_err(|source| register(uid, "PODS", source))
     }
 
@@ -88,7 +101,7 @@ impl Pods {
                 absent_is_fine(removed).map_err(fail("LISTENERS"))?;
             }
             for key in self.addresses_of(netns).map_err(fail("POD_ADDRESSES"))? {
-                absent_is_fine(self.addresses.remove(&Raw(key))).map_err(fail("POD_ADDRESSES"))?;
+                self.remove_address(key).map_err(fail("POD_ADDRESSES"))?;
             }
         }
         remove_file(&pin).map_err(|source| ReleasePodError::Pin { path: pin, source })
@@ -127,13 +140,23 @@ impl Pods {
             .collect();
         for key in &wanted {
             self.addresses.insert(Raw(*key), Raw(1), 0)?;
+            self.owners.insert(Raw(key.address), Raw(netns), 0)?;
         }
         for key in self.addresses_of(netns)? {
             if !wanted.contains(&key) {
-                absent_is_fine(self.addresses.remove(&Raw(key)))?;
+                self.remove_address(key)?;
             }
         }
         Ok(())
+    }
+
+    /// The next pod with the address may have been registered already.
+    fn remove_address(&mut self, key: PodAddressKey) -> Result<(), MapError> {
+        let owner = self.owners.get(&Raw(key.address), 0);
+        if owner.is_ok_and(|owner| owner.0 == key.netns) {
+            absent_is_fine(self.owners.remove(&Raw(key.address)))?;
+        }
+        absent_is_fine(self.addresses.remove(&Raw(key)))
     }
 
     fn addresses_of(&self, netns: u64) -> Result<Vec<PodAddressKey>, MapError> {
@@ -163,7 +186,7 @@ fn listener_key(netns: u64, family: u32) -> ListenerKey {
     }
 }
 
-fn pod_value(pod: &PodCapture<'_>) -> PodValue {
+fn pod_value(pod: &PodCapture<'_>, subject: Subject) -> PodValue {
     let mut addresses = [Address::default(); 2];
     for (place, ip) in addresses.iter_mut().zip(pod.addresses) {
         *place = (*ip).into();
@@ -173,6 +196,8 @@ fn pod_value(pod: &PodCapture<'_>) -> PodValue {
         client_hash: client_hash(pod.addresses),
         has_more: u32::from(pod.addresses.len() > addresses.len()),
         addresses,
+        identity: subject.identity,
+        flags: subject.flags,
     }
 }
 
@@ -195,7 +220,7 @@ fn client_hash(addresses: &[IpAddr]) -> u32 {
 }
 
 /// A number for a uid that a later process of the same build finds again.
-fn uid_hash(uid: &str) -> u64 {
+pub(crate) fn uid_hash(uid: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     uid.hash(&mut hasher);
     hasher.finish()

@@ -17,16 +17,18 @@ use tulle_abi::{
 };
 
 use crate::{
-    AnnouncePeerError, CapturePodError, ConnectEvents, DatapathSettings, DestroyConnectionsError,
-    DestroyReport, JoinError, KernelTable, LocalConnection, NetnsCookie, OpenDatapathError,
-    OriginalDestination, PodCapture, ReconcileError, ReconcileReport, ReleasePodError,
-    RemoveDatapathError, SocketCookie, SockmapMode, TableChanges,
+    AnnouncePeerError, BLACK_HOLE_PORT, CapturePodError, ConnectEvents, DatapathSettings,
+    DestroyConnectionsError, DestroyReport, Enforcement, JoinError, KernelTable, LocalConnection,
+    MapFill, NetnsCookie, OpenDatapathError, OriginalDestination, PodCapture, PolicyChanges,
+    PolicyReport, PolicyTable, ReconcileError, ReconcileReport, ReleasePodError,
+    RemoveDatapathError, SocketCookie, SockmapMode, TableChanges, VerdictEvents,
     attach::attach_cgroup,
     btf,
     capture::Pods,
     cgroup::Cgroup,
     load::{Programs, TRACK},
     pins::{Pins, remove_all, remove_file},
+    policy::PolicyTables,
     raw::{Raw, Table},
     reconcile::Tables,
     sockets, sockmap,
@@ -47,6 +49,9 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     /// Until somebody takes them.
     events: Mutex<Option<RingBuf<MapData>>>,
+    policy: Mutex<PolicyTables>,
+    /// Until somebody takes them.
+    verdicts: Mutex<Option<RingBuf<MapData>>>,
     /// The program that lets a connection join the sockmap, in the mode in which the proxy decides that.
     join: Option<OwnedFd>,
     is_guarded: bool,
@@ -71,6 +76,17 @@ impl Datapath {
     /// # Errors
     /// When a path is not what it should be, or the kernel refuses something; what was attached before stays attached.
     pub fn open(settings: &DatapathSettings) -> Result<Datapath, OpenDatapathError> {
+        Self::open_enforcing(settings, Enforcement::Off)
+    }
+
+    /// As [`Datapath::open`], and the policy tables are enforced: until the first of them all pods are pending.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_enforcing(
+        settings: &DatapathSettings,
+        enforcement: Enforcement,
+    ) -> Result<Datapath, OpenDatapathError> {
         let capture = Cgroup::open(&settings.capture_cgroup)?;
         let proxy = Cgroup::open(&settings.proxy_cgroup)?;
         let pins = Pins::open(&settings.pin_dir)?;
@@ -78,7 +94,7 @@ impl Datapath {
         for pin in &stale {
             remove_pin(pin)?;
         }
-        let kernel = kernel_settings(settings, &proxy)?;
+        let kernel = kernel_settings(settings, enforcement, &proxy)?;
         let sockmap::Loaded {
             programs,
             maps,
@@ -121,7 +137,11 @@ impl Datapath {
                 addresses: maps.pod_addresses,
                 listeners: maps.listeners,
                 namespaces: HashMap::new(),
+                owners: maps.owners,
+                subjects: None,
             }),
+            policy: Mutex::new(PolicyTables::new(maps.policy)),
+            verdicts: Mutex::new(Some(maps.verdicts)),
             announced: Mutex::new(maps.announced),
             originals: maps.originals,
             counters: maps.counters,
@@ -165,6 +185,38 @@ impl Datapath {
             return Err(ReconcileError::Unknown);
         }
         lock(&self.tables).apply(changes)
+    }
+
+    /// Makes the policy maps hold this table, writing only what differs from what they hold.
+    ///
+    /// Numbers that an earlier process gave mean nothing: when its tables are replaced all pods are pending for as long as that
+    /// takes, and the proxy judges their connections.
+    ///
+    /// # Errors
+    /// When the table is too large for a map or gives a fixed number another meaning (nothing is written then), or the kernel
+    /// refuses an entry.
+    pub fn reconcile_policy(&self, table: &PolicyTable) -> Result<PolicyReport, ReconcileError> {
+        let mut pods = lock(&self.pods);
+        lock(&self.policy).reconcile(table, &mut pods)
+    }
+
+    /// Writes what changed since the last policy table, at a cost that goes by the change and not by the table.
+    ///
+    /// # Errors
+    /// As [`Datapath::apply`]; then only [`Datapath::reconcile_policy`] helps.
+    pub fn apply_policy(&self, changes: &PolicyChanges) -> Result<PolicyReport, ReconcileError> {
+        let mut pods = lock(&self.pods);
+        lock(&self.policy).apply(changes, &mut pods)
+    }
+
+    /// How full the policy maps are; nothing before the first table.
+    pub fn policy_fill(&self) -> Vec<MapFill> {
+        lock(&self.policy).fill()
+    }
+
+    /// What policy denied or would have denied, from now on. There is one reader: a second call has nothing.
+    pub fn take_verdict_events(&self) -> Option<VerdictEvents> {
+        lock(&self.verdicts).take().map(VerdictEvents::from_now_on)
     }
 
     /// What became of connections that lead straight to a backend, from now on. There is one reader: a second call has nothing.
@@ -316,6 +368,7 @@ impl fmt::Debug for Datapath {
 /// The settings in the form of the kernel side.
 fn kernel_settings(
     settings: &DatapathSettings,
+    enforcement: Enforcement,
     proxy: &Cgroup,
 ) -> Result<Settings, OpenDatapathError> {
     let mut sockmap = settings.sockmap.number();
@@ -345,7 +398,9 @@ fn kernel_settings(
         queued_messages_max: QUEUED_MESSAGES_MAX,
         offsets,
         error_offset,
-        reserved: 0,
+        enforcement: enforcement.number(),
+        black_hole_port: BLACK_HOLE_PORT,
+        reserved: [0; 3],
     })
 }
 

@@ -115,6 +115,18 @@ pub enum ReconcileError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The numbers of the two port sets without entries cannot be given to others.
+    #[error("the port set {set} has a fixed meaning: the numbers of port sets begin at 3")]
+    PortSet {
+        /// The number.
+        set: u32,
+    },
+    /// A pod's uid cannot be.
+    #[error("the pod uid {uid:?} must be 1 to {UID_LEN_MAX} letters, digits and dashes")]
+    Uid {
+        /// The uid.
+        uid: String,
+    },
     /// Only changes were given, and it is not known what they change: no table was reconciled yet, or a write failed.
     #[error("what the maps hold is not known: a whole table must be reconciled first")]
     Unknown,

@@ -48,6 +48,7 @@ mod maglev;
 mod object;
 mod pins;
 mod pod;
+mod policy;
 mod raw;
 mod reconcile;
 mod settings;
@@ -56,6 +57,7 @@ mod sockets;
 mod sockmap;
 mod sys;
 mod table;
+mod verdicts;
 mod weights;
 
 pub use datapath::{Counter, Datapath};
@@ -65,9 +67,14 @@ pub use error::{
 };
 pub use events::{ConnectEvent, ConnectEvents, ConnectOutcome};
 pub use pod::{NetnsCookie, OriginalDestination, PodCapture, SocketCookie};
-pub use settings::{CapturePorts, DatapathSettings, SockmapMode};
+pub use policy::{
+    MapFill, PORT_SET_ALLOW, PORT_SET_DENY, PolicyChanges, PolicyDirection, PolicyPeer,
+    PolicyReport, PolicySubject, PolicyTable, PolicyVerdict, PortRule, SubjectFlags,
+};
+pub use settings::{BLACK_HOLE_PORT, CapturePorts, DatapathSettings, Enforcement, SockmapMode};
 pub use sockets::DestroyReport;
 pub use sockmap::LocalConnection;
 pub use table::{
     Backend, Frontend, KernelTable, Path, ReconcileReport, TableChanges, WorkloadRoute,
 };
+pub use verdicts::{Seen, VerdictEvent, VerdictEvents};

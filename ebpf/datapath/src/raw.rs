@@ -16,5 +16,7 @@ unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> aya::Pod for 
 
 /// A map from one shared struct to another.
 pub(crate) type Table<K, V> = aya::maps::HashMap<aya::maps::MapData, Raw<K>, Raw<V>>;
+/// A map from prefixes of one shared struct to another.
+pub(crate) type Trie<K, V> = aya::maps::lpm_trie::LpmTrie<aya::maps::MapData, Raw<K>, Raw<V>>;
 /// Listening sockets by pod and family.
 pub(crate) type Listeners = aya::maps::SockHash<aya::maps::MapData, Raw<abi::ListenerKey>>;

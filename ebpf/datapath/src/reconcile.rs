@@ -23,17 +23,17 @@ use tulle_abi::{
 };
 use tulle_model::{Algorithm, ServiceAddress};
 
-use self::{
-    maps::{delete, write},
-    service::{HeldService, WantedService},
-};
+use self::service::{HeldService, WantedService};
 use crate::{
     Frontend, KernelTable, ReconcileError, ReconcileReport, TableChanges, WorkloadRoute,
     raw::Table,
     slots::{SlotPlan, plan},
 };
 
-pub(crate) use self::{held::Held, maps::is_absent};
+pub(crate) use self::{
+    held::Held,
+    maps::{Plain, delete, failed, is_absent, read_all, write},
+};
 
 /// The service and workload maps, with a copy of what they hold.
 pub(crate) struct Tables {

@@ -19,6 +19,19 @@ pub struct DatapathSettings {
     pub ports: CapturePorts,
 }
 
+/// Whether the policy tables are enforced, and how a denial looks to whoever is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Enforcement {
+    /// Not at all: everybody may talk to everybody as far as the kernel side is concerned.
+    #[default]
+    Off,
+    /// Like a network that loses packets: nothing is answered until the caller gives up. Calls are led to [`BLACK_HOLE_PORT`], where
+    /// whoever captures pods has opened sockets that drop everything.
+    Drop,
+    /// The call fails at once with `EPERM`.
+    Reject,
+}
+
 /// Which bytes are handed from socket to socket without the TCP stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SockmapMode {
@@ -49,6 +62,17 @@ impl SockmapMode {
     }
 }
 
+impl Enforcement {
+    /// The number that the kernel side knows it by.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Enforcement::Off => tulle_abi::ENFORCEMENT_OFF,
+            Enforcement::Drop => tulle_abi::ENFORCEMENT_DROP,
+            Enforcement::Reject => tulle_abi::ENFORCEMENT_REJECT,
+        }
+    }
+}
+
 /// The ports of the proxy's listeners inside each pod's namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CapturePorts {
@@ -61,6 +85,9 @@ pub struct CapturePorts {
     /// DNS, on loopback.
     pub dns: u16,
 }
+
+/// Where the black hole is, on loopback: sockets that answer nothing (see [`Enforcement::Drop`]).
+pub const BLACK_HOLE_PORT: u16 = 15009;
 
 impl Default for CapturePorts {
     fn default() -> Self {

@@ -1,12 +1,14 @@
 //! `cgroup/connect4`, `cgroup/connect6`: chooses the backend and the path of a connection at `connect()`.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use tulle_abi::{Program, Reason, SocketNote};
+use tulle_abi::{ENFORCEMENT_REJECT, Endpoint, NOTE_DENIED, Program, Reason, SocketNote};
 
 use crate::{
     count::exit,
-    decide::{Decision, decide},
+    decide::{Decision, black_hole, decide},
+    judge::{is_enforced, is_proxys},
     maps::NOTES,
+    settings,
     sock_addr::{
         Family, GO_ON, captured_client, endpoint, fail_with, protocol, set_endpoint, socket,
     },
@@ -26,12 +28,29 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 fn connect(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
     let wanted = endpoint(ctx, family);
     let decision = match (captured_client(ctx), protocol(ctx)) {
+        (Some(_), Some(_)) if is_enforced() && is_proxys(wanted.port) => {
+            Decision::Deny(Reason::ProxyPort)
+        }
         (Some(client), Some(protocol)) if !wanted.address.is_loopback() => {
-            decide(&client, family, protocol, &wanted)
+            decide(program, &client, family, protocol, &wanted)
         }
         _ => Decision::Leave,
     };
     match decision {
+        Decision::Deny(reason) if settings::enforcement() == ENFORCEMENT_REJECT => {
+            forget_earlier(ctx);
+            exit(program, reason, fail_with(EPERM))
+        }
+        Decision::Deny(reason) => {
+            let to = black_hole(&wanted);
+            send(
+                ctx,
+                (program, family),
+                &wanted,
+                (to, to, NOTE_DENIED),
+                reason,
+            )
+        }
         Decision::Leave => {
             forget_earlier(ctx);
             exit(program, Reason::Passed, GO_ON)
@@ -45,20 +64,30 @@ fn connect(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
             backend,
             kind,
             reason,
-        } => {
-            let note = SocketNote {
-                shown: wanted,
-                backend,
-                kind,
-                is_suspected: 0,
-            };
-            if !NOTES.set(socket(ctx), note) {
-                return exit(program, Reason::NoteFailed, fail_with(ENOMEM));
-            }
-            set_endpoint(ctx, family, &to);
-            exit(program, reason, GO_ON)
-        }
+        } => send(ctx, (program, family), &wanted, (to, backend, kind), reason),
     }
+}
+
+/// Sends the connection elsewhere, and notes what was asked for, and why it goes there.
+#[inline(always)]
+fn send(
+    ctx: &SockAddrContext,
+    (program, family): (Program, Family),
+    wanted: &Endpoint,
+    (to, backend, kind): (Endpoint, Endpoint, u32),
+    reason: Reason,
+) -> i32 {
+    let note = SocketNote {
+        shown: *wanted,
+        backend,
+        kind,
+        is_suspected: 0,
+    };
+    if !NOTES.set(socket(ctx), note) {
+        return exit(program, Reason::NoteFailed, fail_with(ENOMEM));
+    }
+    set_endpoint(ctx, family, &to);
+    exit(program, reason, GO_ON)
 }
 
 /// Takes away what an earlier `connect()` of the same socket noted.
@@ -69,5 +98,7 @@ fn forget_earlier(ctx: &SockAddrContext) {
 
 /// No route to host: what a client sees when nobody serves the service.
 const EHOSTUNREACH: i32 = 113;
+/// Not permitted: what a client sees when policy denies and is to be seen to.
+const EPERM: i32 = 1;
 /// Out of memory.
 const ENOMEM: i32 = 12;

@@ -1,13 +1,18 @@
 //! `cgroup/sendmsg4/6`, `cgroup/recvmsg4/6`: load-balances unconnected UDP, and shows the service as the source of the answer.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use tulle_abi::{Endpoint, PROTOCOL_UDP, Program, Reason, ServiceValue, UdpFlowKey, UdpFlowValue};
+use tulle_abi::{
+    ENFORCEMENT_REJECT, Endpoint, PATH_PLAIN, PROTOCOL_UDP, Program, Reason, ServiceValue,
+    UdpFlowKey, UdpFlowValue,
+};
 
 use crate::{
     choice::{path_of_member, pick_backend},
     count::exit,
-    decide::{find_service, name_server},
+    decide::{black_hole, find_service, judge_name_server, name_server},
+    judge::{Call, Way, is_enforced, is_proxys, judge},
     maps::{NOTES, UDP_FORWARD, UDP_REVERSE},
+    settings,
     sock_addr::{
         Client, Family, GO_ON, captured_client, endpoint, fail_with, set_endpoint, socket,
         socket_cookie,
@@ -37,33 +42,74 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn send(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
     let wanted = endpoint(ctx, family);
-    if wanted.address.is_loopback() {
+    let is_inside = wanted.address.is_loopback();
+    if is_inside && !is_enforced() {
         return exit(program, Reason::Passed, GO_ON);
     }
     let Some(client) = captured_client(ctx) else {
         return exit(program, Reason::Passed, GO_ON);
     };
+    if is_enforced() && is_proxys(wanted.port) {
+        return deny(ctx, (program, family), &wanted, Reason::ProxyPort);
+    }
+    if is_inside {
+        return exit(program, Reason::Passed, GO_ON);
+    }
+    let service = find_service(&wanted, PROTOCOL_UDP);
     let socket = socket_cookie(ctx);
     if let Some(to) = name_server(&wanted) {
+        let way = judge_name_server(program, &client, PROTOCOL_UDP, &wanted, service);
+        if let Way::Denied(reason) = way {
+            return deny(ctx, (program, family), &wanted, reason);
+        }
         remember_reverse(socket, &to, &wanted);
         set_endpoint(ctx, family, &to);
         return exit(program, Reason::Dns, GO_ON);
     }
-    let Some(service) = find_service(&wanted, PROTOCOL_UDP) else {
-        return exit(program, Reason::Passed, GO_ON);
+    let backend = match service {
+        Some(service) => match choose(&client, socket, &wanted, service) {
+            Ok(backend) => backend,
+            Err(reason) => return exit(program, reason, fail_with(EHOSTUNREACH)),
+        },
+        None => wanted,
     };
-    match choose(&client, socket, &wanted, service) {
-        // The kernel refuses to turn an IPv6 datagram into an IPv4 one, and cannot turn an IPv4 one into IPv6.
-        Ok(backend) if backend.address.is_v4() != wanted.address.is_v4() => {
-            exit(program, Reason::FamilyMismatch, fail_with(EHOSTUNREACH))
+    if is_enforced() && !client.owns(&backend.address) {
+        let way = judge(&Call {
+            program,
+            client: &client,
+            protocol: PROTOCOL_UDP,
+            backend,
+            path: PATH_PLAIN,
+        });
+        if let Way::Denied(reason) = way {
+            return deny(ctx, (program, family), &wanted, reason);
         }
-        Ok(backend) => {
-            remember_reverse(socket, &backend, &wanted);
-            set_endpoint(ctx, family, &backend);
-            exit(program, Reason::Translated, GO_ON)
-        }
-        Err(reason) => exit(program, reason, fail_with(EHOSTUNREACH)),
     }
+    if service.is_none() {
+        return exit(program, Reason::Passed, GO_ON);
+    }
+    // The kernel refuses to turn an IPv6 datagram into an IPv4 one, and cannot turn an IPv4 one into IPv6.
+    if backend.address.is_v4() != wanted.address.is_v4() {
+        return exit(program, Reason::FamilyMismatch, fail_with(EHOSTUNREACH));
+    }
+    remember_reverse(socket, &backend, &wanted);
+    set_endpoint(ctx, family, &backend);
+    exit(program, Reason::Translated, GO_ON)
+}
+
+/// The datagram goes where nothing is answered, or the call fails.
+#[inline(always)]
+fn deny(
+    ctx: &SockAddrContext,
+    (program, family): (Program, Family),
+    wanted: &Endpoint,
+    reason: Reason,
+) -> i32 {
+    if settings::enforcement() == ENFORCEMENT_REJECT {
+        return exit(program, reason, fail_with(EPERM));
+    }
+    set_endpoint(ctx, family, &black_hole(wanted));
+    exit(program, reason, GO_ON)
 }
 
 #[inline(always)]
@@ -146,3 +192,5 @@ fn remember_reverse(socket: u64, far: &Endpoint, wanted: &Endpoint) {
 
 /// No route to host: what a client sees when nobody serves the service.
 const EHOSTUNREACH: i32 = 113;
+/// Not permitted: what a sender sees when policy denies and is to be seen to.
+const EPERM: i32 = 1;

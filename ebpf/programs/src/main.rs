@@ -15,6 +15,7 @@ mod evict;
 mod failure;
 mod guard;
 mod join;
+mod judge;
 mod kernel;
 mod maps;
 mod peername;
@@ -23,6 +24,7 @@ mod sk_msg;
 mod sock_addr;
 mod sockops;
 mod storage;
+mod verdict;
 mod words;
 
 /// The verifier proves that no program gets here; the compiler wants the function anyway.

@@ -10,12 +10,14 @@ use tulle_abi::{
     AFFINITIES_MAX, Address, AffinityKey, AffinityValue, BACKENDS_MAX, BackendKey, BackendValue,
     ConnectEvent, EVENTS_LEN, EVICTIONS_MAX, Endpoint, EvictionSlot, MAGLEV_CHUNKS,
     MAGLEV_SERVICES_MAX, MEMBERS_MAX, MaglevChunk, MaglevKey, MemberKey, Membership, ORIGINALS_MAX,
-    OriginalKey, OriginalValue, PEERS_MAX, POD_ADDRESSES_MAX, PODS_MAX, PodAddressKey, PodValue,
-    SERVICES_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey,
-    UDP_FLOWS_MAX, UdpFlowKey, UdpFlowValue, WORKLOADS_MAX,
+    OriginalKey, OriginalValue, PEERS_MAX, SERVICES_MAX, SOCKETS_MAX, ServiceKey, ServiceValue,
+    SocketNote, SocketPointer, TupleKey, UDP_FLOWS_MAX, UdpFlowKey, UdpFlowValue, WORKLOADS_MAX,
 };
 
-pub(crate) use self::shared::{COUNTERS, DIRECTS};
+pub(crate) use self::shared::{
+    BLOCKS, COUNTERS, DIRECTS, EVENT_RATE, IDENTITIES, OWNERS, POD_ADDRESSES, PODS, POLICY,
+    POLICY_STATE, PORTS, VERDICTS,
+};
 use crate::storage::SocketStorage;
 
 mod shared;
@@ -51,12 +53,6 @@ pub(crate) static EVENTS: RingBuf<ConnectEvent, EVENTS_LEN> = RingBuf::new();
 /// The path to each workload's own address.
 #[btf_map]
 pub(crate) static WORKLOADS: HashMap<Address, u32, WORKLOADS_MAX, ON_DEMAND> = HashMap::new();
-/// Captured pods by the cookie of their network namespace.
-#[btf_map]
-pub(crate) static PODS: HashMap<u64, PodValue, PODS_MAX, ON_DEMAND> = HashMap::new();
-#[btf_map]
-pub(crate) static POD_ADDRESSES: HashMap<PodAddressKey, u32, POD_ADDRESSES_MAX, ON_DEMAND> =
-    HashMap::new();
 /// Destinations of captured connections, for the proxy to look up.
 #[btf_map]
 pub(crate) static ORIGINALS: LruHashMap<OriginalKey, OriginalValue, ORIGINALS_MAX> =

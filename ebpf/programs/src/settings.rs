@@ -35,7 +35,9 @@ static SETTINGS: Settings = Settings {
         copied_seq: 0,
     },
     error_offset: 0,
-    reserved: 0,
+    enforcement: 0,
+    black_hole_port: 0,
+    reserved: [0; 3],
 };
 
 /// Declares a reader for each setting. The read is volatile since the compiler must not believe the zeros above.
@@ -77,4 +79,6 @@ readers! {
     offset_rcv_nxt: u32 = offsets.rcv_nxt;
     offset_copied_seq: u32 = offsets.copied_seq;
     offset_error: u32 = error_offset;
+    enforcement: u32 = enforcement;
+    black_hole_port: u16 = black_hole_port;
 }

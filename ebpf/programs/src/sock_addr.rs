@@ -79,7 +79,7 @@ pub(crate) struct Client {
     pub(crate) netns: u64,
     /// Hash of its own address.
     pub(crate) hash: u32,
-    pod: &'static PodValue,
+    pub(crate) pod: &'static PodValue,
 }
 
 impl Client {
@@ -95,6 +95,17 @@ impl Client {
             address: *address,
         };
         self.pod.has_more != 0 && unsafe { POD_ADDRESSES.get(key) }.is_some()
+    }
+
+    /// The pod's own address of the family of another one.
+    #[inline(always)]
+    pub(crate) fn address_like(&self, other: &Address) -> Address {
+        let [first, second] = &self.pod.addresses;
+        if first.is_v4() == other.is_v4() {
+            *first
+        } else {
+            *second
+        }
     }
 }
 

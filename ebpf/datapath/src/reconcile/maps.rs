@@ -14,7 +14,7 @@ use crate::{
 pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Plain for T {}
 
-pub(super) fn read_all<K: Plain + Eq + Hash, V: Plain>(
+pub(crate) fn read_all<K: Plain + Eq + Hash, V: Plain>(
     map: &'static str,
     table: &Table<K, V>,
 ) -> Result<HashMap<K, V>, ReconcileError> {
@@ -35,7 +35,7 @@ pub(super) fn read_keys<K: Plain, V: Plain>(
         .map_err(|source| failed("read", map, source))
 }
 
-pub(super) fn write<K: Plain, V: Plain>(
+pub(crate) fn write<K: Plain, V: Plain>(
     map: &'static str,
     table: &mut Table<K, V>,
     key: K,
@@ -47,7 +47,7 @@ pub(super) fn write<K: Plain, V: Plain>(
 }
 
 /// Deletes an entry. One that is not there counts as deleted.
-pub(super) fn delete<K: Plain, V: Plain>(
+pub(crate) fn delete<K: Plain, V: Plain>(
     map: &'static str,
     table: &mut Table<K, V>,
     key: K,
@@ -67,7 +67,7 @@ pub(crate) fn is_absent(err: &MapError) -> bool {
     }
 }
 
-fn failed(action: &'static str, map: &'static str, source: MapError) -> ReconcileError {
+pub(crate) fn failed(action: &'static str, map: &'static str, source: MapError) -> ReconcileError {
     ReconcileError::Write {
         action,
         map,

@@ -25,7 +25,8 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tulle_datapath::{
-    CapturePorts, Counter, Datapath, DatapathSettings, NetnsCookie, PodCapture, SockmapMode,
+    CapturePorts, Counter, Datapath, DatapathSettings, Enforcement, NetnsCookie, PodCapture,
+    SockmapMode,
 };
 
 /// How long a test waits for anything.
@@ -42,6 +43,7 @@ pub(crate) const DNS: u16 = 15053;
 /// One node.
 pub(crate) struct Rig {
     pub(crate) settings: DatapathSettings,
+    pub(crate) enforcement: Enforcement,
     cgroup: PathBuf,
     bpffs: PathBuf,
     node: Arc<OwnedFd>,
@@ -94,6 +96,7 @@ impl Rig {
                 dns_capture: false,
                 ports: CapturePorts::default(),
             },
+            enforcement: Enforcement::Off,
             cgroup,
             bpffs,
             node: Arc::new(node),
@@ -102,7 +105,8 @@ impl Rig {
     }
 
     pub(crate) fn open(&self) -> Datapath {
-        Datapath::open(&self.settings).unwrap_or_else(|err| panic!("{}", chain(&err)))
+        Datapath::open_enforcing(&self.settings, self.enforcement)
+            .unwrap_or_else(|err| panic!("{}", chain(&err)))
     }
 
     /// A new pod, joined to the node's bridge.

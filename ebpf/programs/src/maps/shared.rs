@@ -1,10 +1,18 @@
 //! The maps that both object files use.
 
 use aya_ebpf::{
-    btf_maps::{LruHashMap, PerCpuArray, SockHash},
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
     macros::btf_map,
 };
-use tulle_abi::{COUNTERS_LEN, DIRECTS_MAX, LISTENERS_MAX, ListenerKey, TupleKey};
+use tulle_abi::{
+    Address, BLOCKS_MAX, COUNTERS_LEN, DIRECTS_MAX, EventRate, IDENTITIES_MAX, LISTENERS_MAX,
+    ListenerKey, POD_ADDRESSES_MAX, PODS_MAX, POLICY_MAX, PORTS_MAX, PodAddressKey, PodValue,
+    PolicyKey, PolicyState, PortKey, PortValue, TupleKey, VERDICT_EVENTS_LEN, VerdictEvent,
+};
+
+/// Maps that are usually far from full take memory as they grow.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 /// The proxy's listeners for inbound plaintext. The kernel removes a listener when it closes.
 #[btf_map]
@@ -14,3 +22,30 @@ pub(crate) static LISTENERS: SockHash<ListenerKey, LISTENERS_MAX> = SockHash::ne
 pub(crate) static DIRECTS: LruHashMap<TupleKey, u32, DIRECTS_MAX> = LruHashMap::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
+/// Captured pods by the cookie of their network namespace.
+#[btf_map]
+pub(crate) static PODS: HashMap<u64, PodValue, PODS_MAX, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub(crate) static POD_ADDRESSES: HashMap<PodAddressKey, u32, POD_ADDRESSES_MAX, ON_DEMAND> =
+    HashMap::new();
+/// Whose an address is: the key of a captured pod.
+#[btf_map]
+pub(crate) static OWNERS: HashMap<Address, u64, POD_ADDRESSES_MAX, ON_DEMAND> = HashMap::new();
+/// Identities of workloads and nodes.
+#[btf_map]
+pub(crate) static IDENTITIES: HashMap<Address, u32, IDENTITIES_MAX, ON_DEMAND> = HashMap::new();
+/// Identities of blocks of addresses, for everybody else.
+#[btf_map]
+pub(crate) static BLOCKS: LpmTrie<Address, u32, BLOCKS_MAX> = LpmTrie::new();
+/// The port set of each subject and peer.
+#[btf_map]
+pub(crate) static POLICY: HashMap<PolicyKey, u32, POLICY_MAX, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub(crate) static PORTS: LpmTrie<PortKey, PortValue, PORTS_MAX> = LpmTrie::new();
+#[btf_map]
+pub(crate) static POLICY_STATE: Array<PolicyState, 1> = Array::new();
+/// What was denied, for the proxy to read.
+#[btf_map]
+pub(crate) static VERDICTS: RingBuf<VerdictEvent, VERDICT_EVENTS_LEN> = RingBuf::new();
+#[btf_map]
+pub(crate) static EVENT_RATE: PerCpuArray<EventRate, 1> = PerCpuArray::new();

@@ -1,0 +1,180 @@
+//! What policy says of a call, before it leaves the pod: it may go on, must take the way through the proxy, or may not be.
+//!
+//! Both ends are judged where both are known: the acceptor's rules only when it is a pod of this node, since elsewhere its own node
+//! judges by what the peer can prove.
+
+use tulle_abi::{
+    Address, DIRECTION_EGRESS, DIRECTION_INGRESS, ENFORCEMENT_OFF, Endpoint, IDENTITY_NONE,
+    PATH_PROXY, POD_EGRESS_ENFORCED, POD_EGRESS_PROXIED, POD_INGRESS_ENFORCED, POD_INGRESS_PROXIED,
+    PROTOCOL_TCP, PodValue, Program, Reason, SEEN_AT_CALL, VERDICT_DENY, VERDICT_PROXY,
+    VerdictEvent,
+};
+
+use crate::{
+    maps::{OWNERS, PODS},
+    settings,
+    sock_addr::Client,
+    verdict::{Question, Verdict, identity_of, look_up, tell},
+};
+
+/// What policy asks for.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    /// The path that is there anyway.
+    Free,
+    /// Through the proxy, which judges.
+    Proxy,
+    /// None.
+    Denied(Reason),
+}
+
+/// A call to be judged.
+pub(crate) struct Call<'a> {
+    pub(crate) program: Program,
+    pub(crate) client: &'a Client,
+    pub(crate) protocol: u8,
+    /// To where it would lead.
+    pub(crate) backend: Endpoint,
+    /// One of the `PATH_` constants.
+    pub(crate) path: u32,
+}
+
+/// Whether policy is enforced on this node.
+#[inline(always)]
+pub(crate) fn is_enforced() -> bool {
+    settings::enforcement() != ENFORCEMENT_OFF
+}
+
+/// Whether nobody but the proxy has business at this port of a pod.
+#[inline(always)]
+pub(crate) fn is_proxys(port: u16) -> bool {
+    port == settings::outbound_port()
+        || port == settings::inbound_port()
+        || port == settings::tunnel_port()
+        || port == settings::dns_port()
+        || port == settings::black_hole_port()
+}
+
+/// Judges a call that leads to somebody else than the pod itself.
+#[inline(always)]
+pub(crate) fn judge(call: &Call<'_>) -> Way {
+    let begins = match judge_egress(call) {
+        Way::Denied(reason) => return Way::Denied(reason),
+        way => way,
+    };
+    let is_tcp = call.protocol == PROTOCOL_TCP;
+    if is_tcp && call.path == PATH_PROXY {
+        return begins;
+    }
+    let Some(acceptor) = owner(&call.backend.address) else {
+        return begins;
+    };
+    if is_proxys(call.backend.port) {
+        return Way::Denied(Reason::ProxyPort);
+    }
+    match judge_ingress(call, acceptor) {
+        Way::Free => begins,
+        way => way,
+    }
+}
+
+/// Judges by the rules of the pod that calls.
+#[inline(always)]
+pub(crate) fn judge_egress(call: &Call<'_>) -> Way {
+    let pod = call.client.pod;
+    let is_tcp = call.protocol == PROTOCOL_TCP;
+    let (identity, flags) = (pod.identity, pod.flags);
+    if identity == IDENTITY_NONE {
+        return pending(is_tcp);
+    }
+    let proxied = is_tcp && flags & POD_EGRESS_PROXIED != 0;
+    if flags & POD_EGRESS_ENFORCED == 0 {
+        return if proxied { Way::Proxy } else { Way::Free };
+    }
+    let question = Question {
+        subject: identity,
+        direction: DIRECTION_EGRESS,
+        peer: identity_of(&call.backend.address),
+        protocol: call.protocol,
+        port: call.backend.port,
+    };
+    let verdict = look_up(&question);
+    if verdict.is_worth_telling() {
+        tell_of(call, &question, &verdict);
+    }
+    way(&verdict, proxied, is_tcp, Reason::EgressDenied)
+}
+
+/// Judges by the rules of the pod that would accept.
+#[inline(always)]
+fn judge_ingress(call: &Call<'_>, acceptor: &PodValue) -> Way {
+    let is_tcp = call.protocol == PROTOCOL_TCP;
+    let (identity, flags) = (acceptor.identity, acceptor.flags);
+    if identity == IDENTITY_NONE {
+        return pending(is_tcp);
+    }
+    let proxied = is_tcp && flags & POD_INGRESS_PROXIED != 0;
+    if flags & POD_INGRESS_ENFORCED == 0 {
+        return if proxied { Way::Proxy } else { Way::Free };
+    }
+    let question = Question {
+        subject: identity,
+        direction: DIRECTION_INGRESS,
+        peer: call.client.pod.identity,
+        protocol: call.protocol,
+        port: call.backend.port,
+    };
+    let verdict = look_up(&question);
+    if verdict.is_worth_telling() {
+        tell_of(call, &question, &verdict);
+    }
+    way(&verdict, proxied, is_tcp, Reason::IngressDenied)
+}
+
+/// The proxy waits for the rules of a pod whose rules are not there yet; a datagram cannot wait.
+#[inline(always)]
+fn pending(is_tcp: bool) -> Way {
+    if is_tcp {
+        Way::Proxy
+    } else {
+        Way::Denied(Reason::Pending)
+    }
+}
+
+/// The proxy carries no datagrams, so what only it can judge may not be by UDP.
+#[inline(always)]
+fn way(verdict: &Verdict, proxied: bool, is_tcp: bool, denied: Reason) -> Way {
+    match verdict.verdict {
+        VERDICT_DENY => Way::Denied(denied),
+        VERDICT_PROXY if is_tcp => Way::Proxy,
+        VERDICT_PROXY => Way::Denied(Reason::ProxyOnly),
+        _ if proxied => Way::Proxy,
+        _ => Way::Free,
+    }
+}
+
+/// The captured pod that has an address.
+#[inline(always)]
+fn owner(address: &Address) -> Option<&'static PodValue> {
+    let netns = unsafe { OWNERS.get(address) }?;
+    unsafe { PODS.get(netns) }
+}
+
+#[inline(always)]
+fn tell_of(call: &Call<'_>, question: &Question, verdict: &Verdict) {
+    tell(
+        call.program,
+        VerdictEvent {
+            time: 0,
+            subject: question.subject,
+            peer: question.peer,
+            source: Endpoint::new(call.client.address_like(&call.backend.address), 0),
+            destination: call.backend,
+            rule: verdict.rule_to_tell(),
+            direction: question.direction as u8,
+            protocol: question.protocol,
+            verdict: verdict.verdict,
+            seen: SEEN_AT_CALL,
+        },
+    );
+}

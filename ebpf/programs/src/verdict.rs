@@ -1,0 +1,179 @@
+//! Looks verdicts up in the policy tables, and tells of those that somebody will ask about. What the tables mean is not its business.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::lpm_trie::Key};
+use tulle_abi::{
+    ADDRESS_BITS, Address, IDENTITY_NONE, PORT_KEY_BITS, PORT_SET_ALLOW, PORT_SET_DENY, PolicyKey,
+    PortKey, PortValue, Program, Reason, VERDICT_ALLOW, VERDICT_DENY, VERDICT_EVENTS_RATE_MAX,
+    VerdictEvent,
+};
+
+use crate::{
+    count::count,
+    maps::{BLOCKS, EVENT_RATE, IDENTITIES, POLICY, PORTS, VERDICTS},
+};
+
+/// What the tables say of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Verdict {
+    /// One of the `VERDICT_` constants.
+    pub(crate) verdict: u8,
+    /// The rule that said so.
+    pub(crate) rule: u32,
+    /// The rule that would have denied it.
+    pub(crate) audit: u32,
+}
+
+/// What is to be judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Question {
+    /// Whose rules are asked.
+    pub(crate) subject: u32,
+    /// One of the `DIRECTION_` constants.
+    pub(crate) direction: u32,
+    /// Who is at the other end.
+    pub(crate) peer: u32,
+    /// The protocol's number.
+    pub(crate) protocol: u8,
+    /// The port to which the connection leads.
+    pub(crate) port: u16,
+}
+
+/// Who is at an address, if the address can be believed.
+#[inline(always)]
+pub(crate) fn identity_of(address: &Address) -> u32 {
+    match unsafe { IDENTITIES.get(address) } {
+        Some(identity) => *identity,
+        None => block_of(address),
+    }
+}
+
+/// Who is at an address, whoever he says he is.
+#[inline(always)]
+pub(crate) fn block_of(address: &Address) -> u32 {
+    match BLOCKS.get(&Key::new(ADDRESS_BITS, *address)) {
+        Some(identity) => *identity,
+        None => IDENTITY_NONE,
+    }
+}
+
+/// What the tables say.
+#[inline(always)]
+pub(crate) fn look_up(question: &Question) -> Verdict {
+    let key = |peer| PolicyKey {
+        subject: question.subject,
+        direction: question.direction,
+        peer,
+    };
+    let set = match unsafe { POLICY.get(key(question.peer)) } {
+        Some(set) => *set,
+        None => match unsafe { POLICY.get(key(IDENTITY_NONE)) } {
+            Some(set) => *set,
+            None => PORT_SET_DENY,
+        },
+    };
+    match set {
+        PORT_SET_ALLOW => Verdict::plain(VERDICT_ALLOW),
+        PORT_SET_DENY => Verdict::plain(VERDICT_DENY),
+        set => in_port_set(set, question),
+    }
+}
+
+/// The entry with the longest prefix; one for the very protocol before one for any.
+#[inline(always)]
+fn in_port_set(set: u32, question: &Question) -> Verdict {
+    let entry = |protocol| {
+        let key = PortKey {
+            set,
+            protocol,
+            reserved: 0,
+            port: question.port.to_be_bytes(),
+        };
+        PORTS.get(&Key::new(PORT_KEY_BITS, key))
+    };
+    let exact = entry(question.protocol);
+    if let Some(exact) = exact
+        && exact.prefix_len == PORT_BITS
+    {
+        return Verdict::of(exact);
+    }
+    match (exact, entry(ANY_PROTOCOL)) {
+        (Some(exact), Some(any)) if any.prefix_len > exact.prefix_len => Verdict::of(any),
+        (Some(exact), _) => Verdict::of(exact),
+        (None, Some(any)) => Verdict::of(any),
+        (None, None) => Verdict::plain(VERDICT_DENY),
+    }
+}
+
+impl Verdict {
+    #[inline(always)]
+    fn plain(verdict: u8) -> Self {
+        Verdict {
+            verdict,
+            rule: 0,
+            audit: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn of(entry: &PortValue) -> Self {
+        Verdict {
+            verdict: entry.verdict,
+            rule: entry.rule,
+            audit: entry.audit,
+        }
+    }
+
+    /// Whether somebody wants to be told of it.
+    #[inline(always)]
+    pub(crate) fn is_worth_telling(&self) -> bool {
+        self.verdict == VERDICT_DENY || self.audit != 0
+    }
+
+    /// The rule to name: the one that denied, or would have.
+    #[inline(always)]
+    pub(crate) fn rule_to_tell(&self) -> u32 {
+        if self.verdict == VERDICT_DENY {
+            self.rule
+        } else {
+            self.audit
+        }
+    }
+}
+
+/// Tells of a verdict, unless this processor has told enough in this second.
+#[inline(always)]
+pub(crate) fn tell(program: Program, mut event: VerdictEvent) {
+    event.time = unsafe { bpf_ktime_get_ns() };
+    if !has_turn(event.time) {
+        count(program, Reason::EventLimited);
+        return;
+    }
+    let reason = match VERDICTS.output(event, 0) {
+        Ok(()) => Reason::EventTold,
+        Err(_) => Reason::EventDropped,
+    };
+    count(program, reason);
+}
+
+/// Whether the present second has room for one more event.
+#[inline(always)]
+fn has_turn(now: u64) -> bool {
+    let Some(rate) = EVENT_RATE.get_ptr_mut(0) else {
+        return false;
+    };
+    // The slot is this processor's own: a lost or added event is the worst that an interruption does.
+    unsafe {
+        if now.wrapping_sub((*rate).since) > NANOS_PER_SECOND {
+            (*rate).since = now;
+            (*rate).count = 0;
+        }
+        (*rate).count += 1;
+        (*rate).count <= VERDICT_EVENTS_RATE_MAX
+    }
+}
+
+/// The entry of a port set for protocols that have none of their own.
+const ANY_PROTOCOL: u8 = 0;
+/// Bits of a whole port.
+const PORT_BITS: u8 = 16;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
