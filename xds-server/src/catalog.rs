@@ -13,12 +13,13 @@ use std::{
 
 use serde::Serialize;
 use tulle_model::{
-    Authorization, Change, ClusterName, Locality, NamespacedName, Service, TrustDomain, Workload,
-    WorkloadUid,
+    Authorization, Change, ClusterName, NamespacedName, Rules, RulesKey, Service, TrustDomain,
+    Workload, WorkloadUid,
 };
 use tulle_policy::istio::{PeerAuthentications, ROOT_NAMESPACE};
 
 use self::{
+    node::NodeFacts,
     pod::{NamespaceFacts, PodFacts},
     service::ServiceFacts,
     slice::SliceFacts,
@@ -28,6 +29,7 @@ use crate::{
     source::{Object, ObjectChange, ObjectKey, ObjectKind},
 };
 
+mod node;
 mod pod;
 mod service;
 mod slice;
@@ -50,7 +52,7 @@ pub struct CatalogSettings {
 pub struct Catalog {
     settings: CatalogSettings,
     namespaces: HashMap<String, NamespaceFacts>,
-    nodes: HashMap<String, Locality>,
+    nodes: HashMap<String, NodeFacts>,
     pods: BTreeMap<NamespacedName, PodFacts>,
     services: BTreeMap<NamespacedName, ServiceFacts>,
     slices: BTreeMap<NamespacedName, SliceFacts>,
@@ -65,6 +67,7 @@ pub struct Catalog {
     told_workloads: HashMap<WorkloadUid, Arc<Workload>>,
     told_services: HashMap<NamespacedName, Arc<Service>>,
     told_policies: BTreeMap<NamespacedName, Arc<Authorization>>,
+    told_rules: BTreeMap<RulesKey, Arc<Rules>>,
     /// Workloads of slices that name no pod, by slice.
     podless: HashMap<NamespacedName, BTreeSet<WorkloadUid>>,
     warnings: BTreeMap<ObjectKey, Vec<String>>,
@@ -99,6 +102,8 @@ struct Dirty {
     slices: BTreeSet<NamespacedName>,
     services: BTreeSet<NamespacedName>,
     policies: BTreeSet<NamespacedName>,
+    rules: BTreeSet<RulesKey>,
+    nodes: BTreeSet<String>,
     peer_authentications: bool,
 }
 
@@ -121,6 +126,7 @@ impl Catalog {
             told_workloads: HashMap::new(),
             told_services: HashMap::new(),
             told_policies: BTreeMap::new(),
+            told_rules: BTreeMap::new(),
             podless: HashMap::new(),
             warnings: BTreeMap::new(),
             placements: imbl::HashMap::new(),
@@ -144,8 +150,14 @@ impl Catalog {
         for key in &dirty.policies {
             self.tell_policy(key, &mut facts);
         }
+        for key in &dirty.rules {
+            self.tell_rules(key, &mut facts);
+        }
         for key in &dirty.services {
             self.tell_service(key, &mut facts);
+        }
+        for name in &dirty.nodes {
+            self.tell_node(name, &mut facts);
         }
         for key in &dirty.pods {
             self.tell_pod(key, &mut facts);
@@ -187,12 +199,14 @@ impl Catalog {
                 self.warn(key, &warnings);
             }
             Object::Node(node) => {
-                let locality = pod::locality_of(&node.metadata);
+                let facts = NodeFacts::of(node);
                 self.node_names.insert(key.name.clone());
-                if self.nodes.get(&key.name) != Some(&locality) {
-                    self.nodes.insert(key.name.clone(), locality);
+                let old = self.nodes.get(&key.name);
+                if old.map(|old| &old.locality) != Some(&facts.locality) {
                     self.mark_node(&key.name, dirty);
                 }
+                self.nodes.insert(key.name.clone(), facts);
+                dirty.nodes.insert(key.name);
             }
             // An identity needs no account object: pods name their account.
             Object::ServiceAccount(_) => {}
@@ -221,13 +235,18 @@ impl Catalog {
                 self.node_names.remove(&key.name);
                 if self.nodes.remove(&key.name).is_some() {
                     self.mark_node(&key.name, dirty);
+                    dirty.nodes.insert(key.name.clone());
                 }
             }
             ObjectKind::ServiceAccount => {}
             ObjectKind::Pod => self.put_pod(name, None, dirty),
             ObjectKind::Service => self.put_service(name, None, dirty),
             ObjectKind::EndpointSlice => self.put_slice(name, None, dirty),
-            ObjectKind::AuthorizationPolicy | ObjectKind::PeerAuthentication => {
+            ObjectKind::AuthorizationPolicy
+            | ObjectKind::PeerAuthentication
+            | ObjectKind::NetworkPolicy
+            | ObjectKind::CiliumNetworkPolicy
+            | ObjectKind::CiliumClusterwideNetworkPolicy => {
                 self.put_policy(key.clone(), None, dirty);
             }
         }
@@ -352,6 +371,9 @@ impl Catalog {
                     dirty.policies.insert(policy.authorization.key());
                 }
                 SourcePolicy::PeerAuthentication(_) => dirty.peer_authentications = true,
+                SourcePolicy::Network(policy) => {
+                    dirty.rules.insert(policy.rules.key());
+                }
                 SourcePolicy::NotForNodeProxies(_) => {}
             }
         }
@@ -362,7 +384,9 @@ impl Catalog {
         let before = self.peer_authentications.authorizations();
         let objects = self.policies.values().filter_map(|policy| match policy {
             SourcePolicy::PeerAuthentication(object) => Some(object.clone()),
-            SourcePolicy::Authorization(_) | SourcePolicy::NotForNodeProxies(_) => None,
+            SourcePolicy::Authorization(_)
+            | SourcePolicy::Network(_)
+            | SourcePolicy::NotForNodeProxies(_) => None,
         });
         self.peer_authentications = PeerAuthentications::new(ROOT_NAMESPACE, objects);
         let after = self.peer_authentications.authorizations();
@@ -397,6 +421,7 @@ impl Catalog {
             }
             SourcePolicy::Authorization(_)
             | SourcePolicy::PeerAuthentication(_)
+            | SourcePolicy::Network(_)
             | SourcePolicy::NotForNodeProxies(_) => None,
         });
         let bound = self.peer_authentications.bindings(namespace, labels);

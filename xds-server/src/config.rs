@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use tulle_identity::{SVID_TTL_DEFAULT, SVID_TTL_MAX};
 use tulle_model::{ClusterId, ClusterName, TrustDomain};
+use tulle_policy::{DefaultCluster, ReadSettings};
 
 use self::management::RawManagement;
 pub use self::management::{ManagementConfig, PeersConfig};
@@ -85,6 +86,9 @@ struct RawServe {
     /// Whether services may be global in namespaces without the annotation clustermesh.cilium.io/global
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     default_global_namespace: bool,
+    /// Whose workloads a policy's selector means that names no cluster: any or local
+    #[arg(long, value_name = "CLUSTERS", default_value = "any")]
+    policy_default_cluster: String,
     #[command(flatten)]
     management: RawManagement,
 }
@@ -161,6 +165,8 @@ pub struct Config {
     pub svid_ttl: Duration,
     /// Whether services may be global in namespaces that do not say.
     pub namespaces_global: bool,
+    /// How policies are read.
+    pub policies: ReadSettings,
     /// The management API.
     pub management: ManagementConfig,
 }
@@ -220,6 +226,7 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
     let node_tokens = faults.required("--node-tokens", raw.node_tokens);
     let store = faults.store(&raw.store, raw.etcd, raw.remotes.is_some());
     let svid_ttl = faults.svid_ttl(raw.svid_ttl.as_deref());
+    let default_cluster = faults.default_cluster(&raw.policy_default_cluster);
     let management = management::check(raw.management, &mut faults);
     let publish_cilium = faults.publish_also(raw.publish_also.as_deref());
     if publish_cilium == Some(true) && raw.store == "memory" {
@@ -227,8 +234,13 @@ fn serve(raw: RawServe) -> Result<Config, ConfigError> {
     }
     // Everything was looked at before the first missing value ends the function.
     let found = move || {
+        let cluster: ClusterName = cluster?;
         Some(Config {
-            cluster: cluster?,
+            policies: ReadSettings {
+                cluster: cluster.clone(),
+                default_cluster: default_cluster?,
+            },
+            cluster,
             cluster_id: cluster_id?,
             trust_domain: trust_domain?,
             listen: listen?,
@@ -313,6 +325,17 @@ impl Faults {
             flag,
             parsed.map_err(|_| format!("{text:?} is not an address: expected IP:PORT")),
         )
+    }
+
+    fn default_cluster(&mut self, text: &str) -> Option<DefaultCluster> {
+        match text {
+            "any" => Some(DefaultCluster::Any),
+            "local" => Some(DefaultCluster::Local),
+            other => self.fault(
+                "--policy-default-cluster",
+                &format!("{other:?} is not known: expected any or local"),
+            ),
+        }
     }
 
     fn cluster_id(&mut self, text: Option<&str>) -> Option<ClusterId> {

@@ -1,13 +1,16 @@
-//! Istio's policy objects as the catalog needs them: read, and sorted into what binds how.
+//! Policy objects as the catalog needs them: read, and sorted into what binds how.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
-use tulle_model::Authorization;
+use tulle_model::{Authorization, Rules};
 use tulle_policy::{
-    ReadPolicyError,
+    ReadPolicyError, ReadRules, ReadSettings,
     istio::{ConvertedPolicy, PeerAuthentication, ROOT_NAMESPACE, read_authorization_policy},
+    read_cilium_policy, read_network_policy,
 };
+
+use crate::source::ObjectKind;
 
 /// One policy object.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +19,19 @@ pub enum SourcePolicy {
     Authorization(SelectedAuthorization),
     /// A PeerAuthentication; what it means depends on the others.
     PeerAuthentication(PeerAuthentication),
+    /// Rules of another language than Istio's.
+    Network(NetworkPolicy),
     /// Nothing that a node proxy could hold; the sentence says why.
     NotForNodeProxies(String),
+}
+
+/// Rules with what their author should know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkPolicy {
+    /// What they say.
+    pub rules: Arc<Rules>,
+    /// What their author should know.
+    pub warnings: Vec<String>,
 }
 
 /// A policy with the pods that it is for.
@@ -33,18 +47,34 @@ pub struct SelectedAuthorization {
 }
 
 impl SourcePolicy {
-    /// Reads an AuthorizationPolicy or a PeerAuthentication.
+    /// Reads a policy object of that kind.
     ///
     /// # Errors
     ///
-    /// When the object breaks the rules of its kind.
-    pub fn parse(object: &Value) -> Result<Self, ReadPolicyError> {
-        let peer = object.get("kind").and_then(Value::as_str) == Some("PeerAuthentication");
-        let read = if peer {
-            PeerAuthentication::read(object).map(SourcePolicy::PeerAuthentication)
-        } else {
-            read_authorization_policy(object, ROOT_NAMESPACE)
-                .map(|c| SourcePolicy::Authorization(c.into()))
+    /// When the object breaks the rules of its kind, or says what the mesh cannot do.
+    pub fn parse(
+        kind: ObjectKind,
+        object: &Value,
+        settings: &ReadSettings,
+    ) -> Result<Self, ReadPolicyError> {
+        let read = match kind {
+            ObjectKind::PeerAuthentication => {
+                PeerAuthentication::read(object).map(SourcePolicy::PeerAuthentication)
+            }
+            ObjectKind::NetworkPolicy => {
+                read_network_policy(object, settings).map(|r| SourcePolicy::Network(r.into()))
+            }
+            ObjectKind::CiliumNetworkPolicy | ObjectKind::CiliumClusterwideNetworkPolicy => {
+                read_cilium_policy(object, settings).map(|r| SourcePolicy::Network(r.into()))
+            }
+            ObjectKind::AuthorizationPolicy
+            | ObjectKind::Namespace
+            | ObjectKind::Node
+            | ObjectKind::ServiceAccount
+            | ObjectKind::Pod
+            | ObjectKind::Service
+            | ObjectKind::EndpointSlice => read_authorization_policy(object, ROOT_NAMESPACE)
+                .map(|c| SourcePolicy::Authorization(c.into())),
         };
         match read {
             Err(error @ ReadPolicyError::NotForNodeProxies { .. }) => {
@@ -59,6 +89,7 @@ impl SourcePolicy {
         match self {
             SourcePolicy::Authorization(policy) => &policy.warnings,
             SourcePolicy::PeerAuthentication(_) => &[],
+            SourcePolicy::Network(policy) => &policy.warnings,
             SourcePolicy::NotForNodeProxies(reason) => std::slice::from_ref(reason),
         }
     }
@@ -79,6 +110,15 @@ impl SelectedAuthorization {
             && selector
                 .iter()
                 .all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+impl From<ReadRules> for NetworkPolicy {
+    fn from(read: ReadRules) -> Self {
+        NetworkPolicy {
+            rules: Arc::new(Rules::Network(read.rules)),
+            warnings: read.warnings,
+        }
     }
 }
 

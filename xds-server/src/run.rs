@@ -252,7 +252,10 @@ impl Parts {
     }
 
     fn start_source(&self, events: mpsc::Sender<SourceEvent>) {
-        let source = Box::new(ManifestDirectory::new(&self.config.manifests));
+        let source = Box::new(ManifestDirectory::new(
+            &self.config.manifests,
+            self.config.policies.clone(),
+        ));
         let (stop, status) = (self.stop.clone(), Arc::clone(&self.status));
         self.tasks.spawn(async move {
             if let Err(error) = source.run(events, stop.clone()).await {

@@ -95,6 +95,12 @@ pub enum ObjectKind {
     AuthorizationPolicy,
     /// `security.istio.io PeerAuthentication`.
     PeerAuthentication,
+    /// `networking.k8s.io NetworkPolicy`.
+    NetworkPolicy,
+    /// `cilium.io CiliumNetworkPolicy`.
+    CiliumNetworkPolicy,
+    /// `cilium.io CiliumClusterwideNetworkPolicy`.
+    CiliumClusterwideNetworkPolicy,
 }
 
 impl fmt::Display for ObjectKind {
@@ -118,7 +124,7 @@ pub enum Object {
     Service(Box<Service>),
     /// `discovery.k8s.io/v1 EndpointSlice`.
     EndpointSlice(Box<EndpointSlice>),
-    /// A policy of either Istio kind, already translated.
+    /// A policy of any language, already translated.
     Policy(Box<SourcePolicy>),
 }
 

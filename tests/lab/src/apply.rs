@@ -383,7 +383,11 @@ pub(crate) fn scale(
 }
 
 /// Writes the objects that every cluster starts with; those that exist are left alone.
-pub(crate) fn create_initial(cluster: &ClusterConfig, api: &ClusterApi) -> Result<(), ApiError> {
+pub(crate) fn create_initial(
+    config: &LabConfig,
+    cluster: &ClusterConfig,
+    api: &ClusterApi,
+) -> Result<(), ApiError> {
     let _lock = api.lock()?;
     let mut objects = Vec::new();
     for namespace in [DEFAULT_NAMESPACE, "kube-system", "tulle-system"] {
@@ -398,6 +402,9 @@ pub(crate) fn create_initial(cluster: &ClusterConfig, api: &ClusterApi) -> Resul
         }));
     }
     objects.extend(cluster.nodes.iter().map(|node| node_object(cluster, node)));
+    if config.cluster_dns {
+        objects.extend(dns_objects(cluster));
+    }
     for value in objects {
         let Some(mut object) = Object::from_value(value) else {
             continue;
@@ -409,6 +416,46 @@ pub(crate) fn create_initial(cluster: &ClusterConfig, api: &ClusterApi) -> Resul
         }
     }
     Ok(())
+}
+
+/// The cluster's name server, as a cluster has it: policies select its pods. It answers what a node proxy does not know by itself.
+fn dns_objects(cluster: &ClusterConfig) -> [Value; 2] {
+    let labels = json!({"k8s-app": "kube-dns"});
+    let metadata = json!({"name": "kube-dns", "namespace": "kube-system", "labels": labels});
+    let address = cluster.dns().to_string();
+    let port =
+        |name, protocol| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "selector": labels,
+            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
+        },
+    });
+    let command = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--no-daemon",
+        "--conf-file=/dev/null",
+        "--pid-file",
+        "--user=root",
+    ];
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{
+                    "name": "dnsmasq", "image": "tulle.test/host:1", "command": command,
+                }]},
+            },
+        },
+    });
+    [service, deployment]
 }
 
 fn node_object(cluster: &ClusterConfig, node: &crate::config::NodeConfig) -> Value {

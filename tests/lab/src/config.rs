@@ -28,6 +28,8 @@ pub struct LabConfig {
     pub store: Store,
     /// Whether clusters learn of each other without being told.
     pub connect: Connect,
+    /// Whether every cluster runs a name server, the service `kube-system/kube-dns`.
+    pub cluster_dns: bool,
     /// The clusters, in the order of the file.
     pub clusters: Vec<ClusterConfig>,
     /// Stand-ins for images; the first match counts.

@@ -172,7 +172,12 @@ fn row(api: &ClusterApi, object: &Object, wide: bool) -> Result<Row, ApiError> {
                 ("INTERNAL-IP", address),
             ]
         }
-        Kind::ServiceAccount | Kind::AuthorizationPolicy | Kind::PeerAuthentication => vec![name],
+        Kind::ServiceAccount
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::NetworkPolicy
+        | Kind::CiliumNetworkPolicy
+        | Kind::CiliumClusterwideNetworkPolicy => vec![name],
     };
     row.push(("AGE", age(object)));
     Ok(row)

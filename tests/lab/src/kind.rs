@@ -25,11 +25,17 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `security.istio.io/v1` PeerAuthentication.
     PeerAuthentication,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `cilium.io/v2` CiliumNetworkPolicy.
+    CiliumNetworkPolicy,
+    /// `cilium.io/v2` CiliumClusterwideNetworkPolicy.
+    CiliumClusterwideNetworkPolicy,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -40,6 +46,9 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::AuthorizationPolicy,
         Kind::PeerAuthentication,
+        Kind::NetworkPolicy,
+        Kind::CiliumNetworkPolicy,
+        Kind::CiliumClusterwideNetworkPolicy,
     ];
 
     /// The kind that a manifest's `kind` names.
@@ -71,6 +80,9 @@ impl Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
             Kind::PeerAuthentication => "PeerAuthentication",
+            Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::CiliumNetworkPolicy => "CiliumNetworkPolicy",
+            Kind::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
         }
     }
 
@@ -87,6 +99,9 @@ impl Kind {
             Kind::EndpointSlice => "endpointslice",
             Kind::AuthorizationPolicy => "authorizationpolicy",
             Kind::PeerAuthentication => "peerauthentication",
+            Kind::NetworkPolicy => "networkpolicy",
+            Kind::CiliumNetworkPolicy => "ciliumnetworkpolicy",
+            Kind::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicy",
         }
     }
 
@@ -103,6 +118,9 @@ impl Kind {
             Kind::EndpointSlice => "endpointslices",
             Kind::AuthorizationPolicy => "authorizationpolicies",
             Kind::PeerAuthentication => "peerauthentications",
+            Kind::NetworkPolicy => "networkpolicies",
+            Kind::CiliumNetworkPolicy => "ciliumnetworkpolicies",
+            Kind::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicies",
         }
     }
 
@@ -115,6 +133,9 @@ impl Kind {
             Kind::Service => Some("svc"),
             Kind::Deployment => Some("deploy"),
             Kind::Pod => Some("po"),
+            Kind::NetworkPolicy => Some("netpol"),
+            Kind::CiliumNetworkPolicy => Some("cnp"),
+            Kind::CiliumClusterwideNetworkPolicy => Some("ccnp"),
             Kind::EndpointSlice | Kind::AuthorizationPolicy | Kind::PeerAuthentication => None,
         }
     }
@@ -125,6 +146,8 @@ impl Kind {
             Kind::Deployment => "apps",
             Kind::EndpointSlice => "discovery.k8s.io",
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => "security.istio.io",
+            Kind::NetworkPolicy => "networking.k8s.io",
+            Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => "cilium.io",
             Kind::Namespace
             | Kind::Node
             | Kind::ServiceAccount
@@ -136,7 +159,10 @@ impl Kind {
 
     /// Whether objects of the kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Namespace | Kind::Node)
+        !matches!(
+            self,
+            Kind::Namespace | Kind::Node | Kind::CiliumClusterwideNetworkPolicy
+        )
     }
 
     /// As kubectl prints it: `service`, `deployment.apps`.

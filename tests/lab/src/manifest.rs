@@ -160,7 +160,10 @@ fn read_object(
         | Kind::ConfigMap
         | Kind::EndpointSlice
         | Kind::AuthorizationPolicy
-        | Kind::PeerAuthentication => {}
+        | Kind::PeerAuthentication
+        | Kind::NetworkPolicy
+        | Kind::CiliumNetworkPolicy
+        | Kind::CiliumClusterwideNetworkPolicy => {}
     }
     (report.len() == before).then_some(object)
 }

@@ -303,7 +303,7 @@ fn up_cluster(
         cgroup::create(&places.pods_cgroup(&cluster.name, &node.name))?;
         cgroup::create(&places.proxy_cgroup(&cluster.name, &node.name))?;
     }
-    apply::create_initial(cluster, &api)?;
+    apply::create_initial(config, cluster, &api)?;
     create_tokens(places, cluster)?;
     for directory in [
         component::remotes_directory(places, &cluster.name),

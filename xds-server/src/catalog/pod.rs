@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use tulle_model::{Locality, NamedPort, Protocol, SmallMap, WorkloadKind};
+use tulle_model::{NamedPort, Protocol, SmallMap, WorkloadKind};
 
 use super::{Placement, service::annotations::global_namespace};
 
@@ -129,16 +129,6 @@ impl NamespaceFacts {
             labels: Arc::new(metadata.labels.clone().into_iter().flatten().collect()),
         };
         (facts, warnings)
-    }
-}
-
-/// Where a node is, from its well-known labels.
-pub(super) fn locality_of(metadata: &ObjectMeta) -> Locality {
-    let label = |key: &str| metadata.labels.as_ref().and_then(|l| l.get(key)).cloned();
-    Locality {
-        region: label("topology.kubernetes.io/region").unwrap_or_default(),
-        zone: label("topology.kubernetes.io/zone").unwrap_or_default(),
-        subzone: label("topology.istio.io/subzone").unwrap_or_default(),
     }
 }
 

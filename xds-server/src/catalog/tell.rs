@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tulle_model::{Authorization, Change, NamespacedName, Service, Sharing, Workload, WorkloadUid};
+use tulle_model::{
+    Authorization, Change, Language, NamespacedName, Rules, RulesKey, Service, Sharing, Workload,
+    WorkloadUid,
+};
 
 use super::{Catalog, service::annotations::NAMESPACE_KEY};
 use crate::{
@@ -23,6 +26,43 @@ impl Catalog {
                 self.told_policies.remove(key);
             }
             (Some(_) | None, _) => {}
+        }
+    }
+
+    pub(super) fn tell_rules(&mut self, key: &RulesKey, facts: &mut Vec<Change>) {
+        let now = self.rules(key);
+        match (self.told_rules.get(key), now) {
+            (old, Some(new)) if old != Some(&new) => {
+                facts.push(Change::Rules(Arc::clone(&new)));
+                self.told_rules.insert(key.clone(), new);
+            }
+            (Some(_), None) => {
+                facts.push(Change::RulesGone(key.clone()));
+                self.told_rules.remove(key);
+            }
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    fn rules(&self, key: &RulesKey) -> Option<Arc<Rules>> {
+        let kind = match key.language {
+            Language::Cilium if key.object.namespace.is_empty() => {
+                ObjectKind::CiliumClusterwideNetworkPolicy
+            }
+            Language::Cilium => ObjectKind::CiliumNetworkPolicy,
+            Language::Kubernetes => ObjectKind::NetworkPolicy,
+            Language::Istio => ObjectKind::AuthorizationPolicy,
+        };
+        let object = ObjectKey {
+            kind,
+            namespace: key.object.namespace.clone(),
+            name: key.object.name.clone(),
+        };
+        match self.policies.get(&object)? {
+            SourcePolicy::Network(policy) => Some(Arc::clone(&policy.rules)),
+            SourcePolicy::Authorization(_)
+            | SourcePolicy::PeerAuthentication(_)
+            | SourcePolicy::NotForNodeProxies(_) => None,
         }
     }
 
@@ -100,6 +140,12 @@ impl Catalog {
     pub(super) fn tell_pod(&mut self, key: &NamespacedName, facts: &mut Vec<Change>) {
         let uid = WorkloadUid::of_pod(&self.settings.cluster, &key.namespace, &key.name);
         let workload = self.workload_of_pod(key, &uid);
+        self.tell_workload(uid, workload, facts);
+    }
+
+    pub(super) fn tell_node(&mut self, name: &str, facts: &mut Vec<Change>) {
+        let uid = WorkloadUid::of_node(&self.settings.cluster, name);
+        let workload = self.workload_of_node(name);
         self.tell_workload(uid, workload, facts);
     }
 

@@ -1,6 +1,7 @@
 //! Objects in, facts out.
 
 mod choice;
+mod rules;
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use tulle_model::{
     Affinity, Directory, Health, PortMapping, Sharing, TunnelProtocol, WorkloadKind,
 };
+use tulle_policy::{DefaultCluster, ReadSettings};
 
 use super::{service::annotations::sharing_of, *};
 
@@ -52,17 +54,19 @@ fn put(value: Value) -> ObjectChange {
             ObjectKind::EndpointSlice,
             Object::EndpointSlice(serde_json::from_value(from(&value)).unwrap()),
         ),
-        "AuthorizationPolicy" => (
-            ObjectKind::AuthorizationPolicy,
-            Object::Policy(Box::new(SourcePolicy::parse(&value).unwrap())),
-        ),
-        "PeerAuthentication" => (
-            ObjectKind::PeerAuthentication,
-            Object::Policy(Box::new(SourcePolicy::parse(&value).unwrap())),
-        ),
+        "AuthorizationPolicy" => policy(ObjectKind::AuthorizationPolicy, &value),
+        "PeerAuthentication" => policy(ObjectKind::PeerAuthentication, &value),
+        "NetworkPolicy" => policy(ObjectKind::NetworkPolicy, &value),
+        "CiliumNetworkPolicy" => policy(ObjectKind::CiliumNetworkPolicy, &value),
+        "CiliumClusterwideNetworkPolicy" => {
+            policy(ObjectKind::CiliumClusterwideNetworkPolicy, &value)
+        }
         other => panic!("{other}"),
     };
-    let namespaced = !matches!(kind, ObjectKind::Node | ObjectKind::Namespace);
+    let namespaced = !matches!(
+        kind,
+        ObjectKind::Node | ObjectKind::Namespace | ObjectKind::CiliumClusterwideNetworkPolicy
+    );
     let namespace = namespace.filter(|_| namespaced).unwrap_or_default();
     ObjectChange::Put(
         ObjectKey {
@@ -72,6 +76,15 @@ fn put(value: Value) -> ObjectChange {
         },
         Arc::new(object),
     )
+}
+
+fn policy(kind: ObjectKind, value: &Value) -> (ObjectKind, Object) {
+    let settings = ReadSettings {
+        cluster: "koornacht".parse().unwrap(),
+        default_cluster: DefaultCluster::Any,
+    };
+    let policy = SourcePolicy::parse(kind, value, &settings).unwrap();
+    (kind, Object::Policy(Box::new(policy)))
 }
 
 fn gone(change: &ObjectChange) -> ObjectChange {

@@ -62,7 +62,7 @@ impl Catalog {
             labels: pod.labels.clone().into_iter().collect(),
             namespace_labels: namespace.map(|n| Arc::clone(&n.labels)).unwrap_or_default(),
             named_ports: pod.ports.clone().into_iter().collect(),
-            locality: self.nodes.get(&pod.node).cloned().unwrap_or_default(),
+            locality: self.locality_of(&pod.node).unwrap_or_default(),
             canonical_name: canonical_name(pod),
             canonical_revision: canonical_revision(pod),
             kind: pod.owner_kind,
@@ -104,7 +104,7 @@ impl Catalog {
         weight: u32,
     ) -> Option<Workload> {
         let address = endpoint.addresses.first()?;
-        let of_node = self.nodes.get(&endpoint.node).cloned();
+        let of_node = self.locality_of(&endpoint.node);
         let locality = of_node.unwrap_or_else(|| Locality {
             zone: endpoint.zone.clone(),
             ..Locality::default()

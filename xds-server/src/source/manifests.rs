@@ -16,6 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use tulle_policy::ReadSettings;
 
 use self::tree::Tree;
 use crate::{
@@ -24,20 +25,23 @@ use crate::{
 };
 
 mod file;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 /// The directory of manifests.
 #[derive(Debug, Clone)]
 pub struct ManifestDirectory {
     root: PathBuf,
+    policies: ReadSettings,
 }
 
 impl ManifestDirectory {
-    /// Reads `root` and everything below it.
-    pub fn new(root: &Path) -> Self {
+    /// Reads `root` and everything below it; policies as `policies` says.
+    pub fn new(root: &Path, policies: ReadSettings) -> Self {
         // The watch tells absolute paths; one file must not have two names.
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_path_buf());
-        ManifestDirectory { root }
+        ManifestDirectory { root, policies }
     }
 }
 
@@ -51,8 +55,9 @@ impl Source for ManifestDirectory {
         // Watch first, read second: what changes in between is seen twice rather than never.
         let watch = DirectoryWatch::open(&self.root)?;
         let mut reader = Reader {
-            tree: Tree::new(self.root.clone()),
+            tree: Tree::new(self.root.clone(), self.policies.clone()),
             root: self.root,
+            policies: self.policies,
             told: Vec::new(),
         };
         let everything = Dirty {
@@ -88,6 +93,7 @@ impl Source for ManifestDirectory {
 
 struct Reader {
     root: PathBuf,
+    policies: ReadSettings,
     tree: Tree,
     told: Vec<Problem>,
 }
@@ -99,7 +105,8 @@ impl Reader {
         dirty: Dirty,
         events: &mpsc::Sender<SourceEvent>,
     ) -> Result<bool, RunSourceError> {
-        let tree = mem::replace(&mut self.tree, Tree::new(self.root.clone()));
+        let empty = Tree::new(self.root.clone(), self.policies.clone());
+        let tree = mem::replace(&mut self.tree, empty);
         let read = tokio::task::spawn_blocking(move || read(tree, &dirty)).await;
         let (tree, changes) = read.map_err(|source| RunSourceError::Reader {
             path: self.root.clone(),

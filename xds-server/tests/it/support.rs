@@ -21,6 +21,7 @@ use tonic::{Request, Status, Streaming, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
 use tulle_identity::{ClientTls, KeyRequest, Svid};
 use tulle_model::{Directory, SpiffeId};
+use tulle_policy::{DefaultCluster, ReadSettings};
 use tulle_wire::{
     DecodedAddress,
     citadel::{IstioCertificateRequest, IstioCertificateResponse},
@@ -109,6 +110,10 @@ impl Cluster {
             publish_cilium: self.publish_cilium,
             remotes: (self.store != StoreConfig::Memory).then(|| self.path("remotes")),
             namespaces_global: true,
+            policies: ReadSettings {
+                cluster: self.name.parse().unwrap(),
+                default_cluster: DefaultCluster::Any,
+            },
             svid_ttl: Duration::from_secs(3600),
             management: ManagementConfig {
                 listen: Some("127.0.0.1:0".parse().unwrap()),

@@ -17,12 +17,13 @@ const FOR_BUILDING: [(&str, &str); 2] = [
 ];
 
 /// Programs that the lab and the tests call, and the packages that bring them.
-const FOR_RUNNING: [(&str, &str); 11] = [
+const FOR_RUNNING: [(&str, &str); 12] = [
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("ip", "iproute2"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),
+    ("dnsmasq", "dnsmasq-base"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("tcpdump", "tcpdump"),

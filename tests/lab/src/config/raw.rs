@@ -17,6 +17,8 @@ struct RawConfig {
     mesh: Option<Mesh>,
     store: Option<Store>,
     connect: Option<Connect>,
+    #[serde(default)]
+    cluster_dns: bool,
     clusters: Vec<RawCluster>,
     images: Option<Vec<RawImage>>,
     #[serde(default)]
@@ -89,6 +91,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<LabConfig, ReadConfigError
         mesh: raw.mesh.unwrap_or(Mesh::Tulle),
         store,
         connect: raw.connect.unwrap_or(Connect::Auto),
+        cluster_dns: raw.cluster_dns,
         clusters,
         images,
         stop_delay: Duration::from_millis(stop_delay),

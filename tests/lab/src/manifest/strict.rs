@@ -29,7 +29,11 @@ pub(super) fn check(
         Kind::Pod => check_as::<Pod>(text, value, place, report),
         Kind::EndpointSlice => check_as::<EndpointSlice>(text, value, place, report),
         // Their grammar belongs to the server that compiles them.
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => {}
+        Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::NetworkPolicy
+        | Kind::CiliumNetworkPolicy
+        | Kind::CiliumClusterwideNetworkPolicy => {}
     }
 }
 

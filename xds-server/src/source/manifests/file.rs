@@ -8,6 +8,7 @@ use k8s_openapi::api::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml_ng::Deserializer;
+use tulle_policy::ReadSettings;
 
 use crate::{
     policy_source::SourcePolicy,
@@ -32,7 +33,7 @@ pub(super) struct Fault {
 }
 
 /// Parses a file of one or several YAML documents. One bad document makes the file bad: half a file is never applied.
-pub(super) fn parse_manifest(text: &str) -> Result<Manifest, Fault> {
+pub(super) fn parse_manifest(text: &str, settings: &ReadSettings) -> Result<Manifest, Fault> {
     // The first pass reads the kinds only, because a typed parse from the text (not from a tree) is what knows lines.
     let mut heads = Vec::new();
     for document in Deserializer::from_str(text) {
@@ -54,7 +55,7 @@ pub(super) fn parse_manifest(text: &str) -> Result<Manifest, Fault> {
             continue;
         };
         let key = object_key(kind, &head)?;
-        let object = parse_object(kind, document).map_err(|f| Fault {
+        let object = parse_object(kind, document, settings).map_err(|f| Fault {
             message: format!("{key}: {}", f.message),
             ..f
         })?;
@@ -95,6 +96,11 @@ fn known_kind(version: &str, kind: &str) -> Option<ObjectKind> {
         ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
             ObjectKind::PeerAuthentication
         }
+        ("networking.k8s.io/v1", "NetworkPolicy") => ObjectKind::NetworkPolicy,
+        ("cilium.io/v2", "CiliumNetworkPolicy") => ObjectKind::CiliumNetworkPolicy,
+        ("cilium.io/v2", "CiliumClusterwideNetworkPolicy") => {
+            ObjectKind::CiliumClusterwideNetworkPolicy
+        }
         _ => return None,
     })
 }
@@ -103,13 +109,17 @@ fn known_kind(version: &str, kind: &str) -> Option<ObjectKind> {
 fn object_key(kind: ObjectKind, head: &Head) -> Result<ObjectKey, Fault> {
     let name = head.metadata.name.clone().unwrap_or_default();
     let namespace = match kind {
-        ObjectKind::Namespace | ObjectKind::Node => String::new(),
+        ObjectKind::Namespace | ObjectKind::Node | ObjectKind::CiliumClusterwideNetworkPolicy => {
+            String::new()
+        }
         ObjectKind::ServiceAccount
         | ObjectKind::Pod
         | ObjectKind::Service
         | ObjectKind::EndpointSlice
         | ObjectKind::AuthorizationPolicy
-        | ObjectKind::PeerAuthentication => match &head.metadata.namespace {
+        | ObjectKind::PeerAuthentication
+        | ObjectKind::NetworkPolicy
+        | ObjectKind::CiliumNetworkPolicy => match &head.metadata.namespace {
             Some(namespace) if is_dns_name(namespace) => namespace.clone(),
             Some(namespace) => {
                 return Err(field_fault(
@@ -143,7 +153,11 @@ fn is_dns_name(name: &str) -> bool {
         && edge(name.bytes().next_back())
 }
 
-fn parse_object(kind: ObjectKind, document: Deserializer<'_>) -> Result<Object, Fault> {
+fn parse_object(
+    kind: ObjectKind,
+    document: Deserializer<'_>,
+    settings: &ReadSettings,
+) -> Result<Object, Fault> {
     Ok(match kind {
         ObjectKind::Namespace => Object::Namespace(typed::<Namespace>(document)?),
         ObjectKind::Node => Object::Node(typed::<Node>(document)?),
@@ -151,9 +165,13 @@ fn parse_object(kind: ObjectKind, document: Deserializer<'_>) -> Result<Object, 
         ObjectKind::Pod => Object::Pod(typed::<Pod>(document)?),
         ObjectKind::Service => Object::Service(typed::<Service>(document)?),
         ObjectKind::EndpointSlice => Object::EndpointSlice(typed::<EndpointSlice>(document)?),
-        ObjectKind::AuthorizationPolicy | ObjectKind::PeerAuthentication => {
+        ObjectKind::AuthorizationPolicy
+        | ObjectKind::PeerAuthentication
+        | ObjectKind::NetworkPolicy
+        | ObjectKind::CiliumNetworkPolicy
+        | ObjectKind::CiliumClusterwideNetworkPolicy => {
             let tree = typed::<serde_json::Value>(document)?;
-            let policy = SourcePolicy::parse(&tree).map_err(|e| Fault {
+            let policy = SourcePolicy::parse(kind, &tree, settings).map_err(|e| Fault {
                 line: None,
                 field: e.field_path().map(str::to_owned),
                 message: e.to_string(),

@@ -8,6 +8,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 
+use super::testing::settings;
 use super::*;
 use crate::source::{ObjectChange, ObjectKey};
 
@@ -25,7 +26,7 @@ impl Rig {
         prepare(directory.path());
         let (sender, events) = mpsc::channel(4);
         let stop = CancellationToken::new();
-        let source = Box::new(ManifestDirectory::new(directory.path()));
+        let source = Box::new(ManifestDirectory::new(directory.path(), settings()));
         tokio::spawn(source.run(sender, stop.clone()));
         let mut rig = Rig {
             directory,
@@ -139,7 +140,10 @@ async fn problems_are_told_and_taken_back() {
 #[tokio::test]
 async fn missing_directory_is_an_error() {
     let (sender, _events) = mpsc::channel(1);
-    let source = Box::new(ManifestDirectory::new(Path::new("/nonexistent/manifests")));
+    let source = Box::new(ManifestDirectory::new(
+        Path::new("/nonexistent/manifests"),
+        settings(),
+    ));
     let error = source
         .run(sender, CancellationToken::new())
         .await

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tulle_policy::ReadSettings;
+
 use super::file::{Fault, Manifest, parse_manifest};
 use crate::source::{Object, ObjectChange, ObjectKey, Problem};
 
@@ -20,6 +22,7 @@ use crate::source::{Object, ObjectChange, ObjectKey, Problem};
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
+    policies: ReadSettings,
     files: BTreeMap<PathBuf, File>,
     owners: HashMap<ObjectKey, BTreeSet<PathBuf>>,
     /// What is wrong with the directory itself, by path.
@@ -46,9 +49,10 @@ struct Signature {
 }
 
 impl Tree {
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(super) fn new(root: PathBuf, policies: ReadSettings) -> Self {
         Tree {
             root,
+            policies,
             files: BTreeMap::new(),
             owners: HashMap::new(),
             faults: BTreeMap::new(),
@@ -194,7 +198,7 @@ impl Tree {
     }
 
     fn read(&mut self, path: &Path, signature: Signature, changes: &mut Vec<ObjectChange>) {
-        let read = read_bounded(path).and_then(|text| parse_manifest(&text));
+        let read = read_bounded(path).and_then(|text| parse_manifest(&text, &self.policies));
         match read.and_then(|manifest| self.check_room(manifest)) {
             Ok(manifest) => {
                 self.log_ignored(path, &manifest);

@@ -1,15 +1,16 @@
 //! Manifests as people write them, good and bad.
 
 use super::*;
+use crate::source::manifests::testing::settings;
 
 fn keys(text: &str) -> Vec<String> {
-    let manifest = parse_manifest(text).unwrap();
+    let manifest = parse_manifest(text, &settings()).unwrap();
     manifest.objects.keys().map(ToString::to_string).collect()
 }
 
 /// The fault's line, field and a part of its message.
 fn check_fault(text: &str, line: Option<usize>, field: Option<&str>, message: &str) {
-    let fault = parse_manifest(text).unwrap_err();
+    let fault = parse_manifest(text, &settings()).unwrap_err();
     assert_eq!(
         (fault.line, fault.field.as_deref()),
         (line, field),
@@ -42,7 +43,7 @@ fn several_documents_and_foreign_kinds() {
     let text = format!(
         "{LAB_SERVICE}---\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: x}}\n---\napiVersion: v1\nkind: Node\nmetadata: {{name: worker, namespace: ignored}}\n"
     );
-    let manifest = parse_manifest(&text).unwrap();
+    let manifest = parse_manifest(&text, &settings()).unwrap();
     let names: Vec<String> = manifest.objects.keys().map(ToString::to_string).collect();
     assert_eq!(names, ["Node worker", "Service default/rebel-base"]);
     assert_eq!(manifest.ignored, ["apps/v1 Deployment"]);
@@ -115,7 +116,7 @@ spec:
 ";
     assert_eq!(keys(policy), ["AuthorizationPolicy shop/p"]);
     let bad = policy.replace("10.0.0.0/8", "10.0.0.0/99");
-    let fault = parse_manifest(&bad).unwrap_err();
+    let fault = parse_manifest(&bad, &settings()).unwrap_err();
     assert!(fault.field.unwrap().contains("ipBlocks"));
 }
 
@@ -131,8 +132,8 @@ fn no_bytes_make_it_panic() {
         "\t",
         "%YAML 1.2\n---\n",
     ] {
-        drop(parse_manifest(text));
+        drop(parse_manifest(text, &settings()));
     }
     let deep = "[".repeat(100_000);
-    drop(parse_manifest(&deep));
+    drop(parse_manifest(&deep, &settings()));
 }

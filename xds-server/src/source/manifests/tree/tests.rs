@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::source::manifests::testing::settings;
 
 struct Rig {
     directory: TempDir,
@@ -15,7 +16,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        let tree = Tree::new(directory.path().to_path_buf());
+        let tree = Tree::new(directory.path().to_path_buf(), settings());
         Rig {
             directory,
             tree,
@@ -211,7 +212,7 @@ proptest! {
             if whole { rig.refresh_all() } else { rig.refresh(&name) }
         }
         rig.refresh_all();
-        let mut fresh = Rig { tree: Tree::new(rig.directory.path().to_path_buf()), directory: rig.directory, seen: BTreeMap::new() };
+        let mut fresh = Rig { tree: Tree::new(rig.directory.path().to_path_buf(), settings()), directory: rig.directory, seen: BTreeMap::new() };
         fresh.refresh_all();
         prop_assert_eq!(rig.seen, fresh.seen);
         prop_assert_eq!(rig.tree.problems(), fresh.tree.problems());
