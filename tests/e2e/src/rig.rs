@@ -122,6 +122,17 @@ impl Rig {
         text.with_context(|| format!("the metrics of {node}"))
     }
 
+    /// Everything that the node proxy of a node knows.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn dump(&self, node: &str) -> Result<serde_json::Value> {
+        let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PROXY_ADMIN_PORT);
+        let text = self.lab.inside_node(node, || http_get(admin, "/dump"))?;
+        let text = text.with_context(|| format!("the dump of {node}"))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
     /// Runs code on a thread inside a pod's network namespace, but outside its cgroup: a program that nothing captures.
     ///
     /// # Errors
