@@ -22,7 +22,8 @@ pub use locality::Locality;
 pub use name::{NamespacedName, ParseNamespacedNameError};
 pub use policy::{
     AddressRange, Authorization, AuthorizationAction, AuthorizationClause, AuthorizationMatch,
-    AuthorizationRule, AuthorizationScope, ServiceAccountMatch, StringMatch,
+    AuthorizationRule, AuthorizationScope, HeaderCondition, PathMatch, RequestMatch,
+    ServiceAccountMatch, StringMatch,
 };
 pub use rules::{
     Entity, HeaderMismatch, HeaderRule, HttpRule, L7Rules, LabelKey, LabelSource, Language,

@@ -1,10 +1,17 @@
-//! Authorization at L4, in the form in which xDS carries it (`istio.security.Authorization`).
+//! Authorization as Istio's policies say it.
+//!
+//! What only requests show stands beside what connections show, so that the form in which xDS carries a policy to L4 proxies
+//! (`istio.security.Authorization`, which has no room for requests) can be made of it: `Authorization::l4_form`.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::NamespacedName;
+
+mod request;
+
+pub use request::{HeaderCondition, PathMatch, RequestMatch};
 
 /// One policy: who may (or may not) connect to the workloads in its scope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +36,41 @@ impl Authorization {
     pub fn key(&self) -> NamespacedName {
         NamespacedName::new(self.namespace.clone(), self.name.clone())
     }
+
+    /// Whether the form for L4 proxies says less than this: somebody who sees requests must hold the whole.
+    pub fn exceeds_l4(&self) -> bool {
+        self.action == AuthorizationAction::Audit
+            || self.rules.iter().any(AuthorizationRule::has_requests)
+    }
+
+    /// What is left for a proxy that sees no requests, as istiod makes it: of an `Allow`, the rules without requests (less is
+    /// allowed); of a `Deny`, all rules without what they say of requests (more is denied), but a match of which nothing is
+    /// left never holds. An `Audit` becomes a `Deny` without rules, which does nothing.
+    pub fn l4_form(&self) -> Authorization {
+        let mut form = self.clone();
+        match form.action {
+            AuthorizationAction::Allow => form.rules.retain(|rule| !rule.has_requests()),
+            AuthorizationAction::Deny => {
+                let clauses = form.rules.iter_mut().flat_map(|rule| &mut rule.clauses);
+                for wanted in clauses.flat_map(|clause| &mut clause.matches) {
+                    wanted.request = None;
+                }
+            }
+            AuthorizationAction::Audit => {
+                form.action = AuthorizationAction::Deny;
+                form.rules.clear();
+            }
+        }
+        form
+    }
+}
+
+impl AuthorizationRule {
+    /// Whether a part of it speaks of requests.
+    pub fn has_requests(&self) -> bool {
+        let mut matches = self.clauses.iter().flat_map(|clause| &clause.matches);
+        matches.any(|wanted| wanted.request.is_some())
+    }
 }
 
 /// Which workloads a policy speaks of.
@@ -49,6 +91,8 @@ pub enum AuthorizationAction {
     Allow,
     /// The connection is refused.
     Deny,
+    /// The connection, or the request, is noted.
+    Audit,
 }
 
 /// All clauses must match; no clause matches everything.
@@ -93,6 +137,9 @@ pub struct AuthorizationMatch {
     pub service_accounts: Vec<ServiceAccountMatch>,
     /// None of these.
     pub not_service_accounts: Vec<ServiceAccountMatch>,
+    /// What the request must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestMatch>,
 }
 
 /// How a text is compared.

@@ -1,10 +1,11 @@
 //! Istio's policy objects (`security.istio.io/v1`, `v1beta1`), read into the compiled form.
 //!
-//! Decides what of them a node proxy can hold at L4 and what becomes of the rest. Where istiod drops a value that it
+//! Decides what of them a node proxy can hold and what becomes of the rest. Where istiod drops a value that it
 //! cannot read, this refuses the object: a dropped value can turn "from these addresses" into "from anywhere".
 //! Which pods a selector binds is for the caller, who knows the pods.
 
 mod authorization_policy;
+pub(crate) mod http;
 mod peer_authentication;
 mod selector;
 mod value;

@@ -1,8 +1,8 @@
 //! Rule languages, one compiled form, a verdict with its reason.
 //!
-//! The compiled form is `tulle_model::Authorization`. `authorize` decides about one connection; `from_istio_yaml` and
-//! `istio` read Istio's objects into it. L4 only: what speaks of HTTP is for another layer, and is never read as if it
-//! were not there in a way that lets more in. Pure: no files, no clock.
+//! `read_policy_file` and the readers of single languages turn objects into `tulle_model::NetworkRules` and
+//! `tulle_model::Authorization`; what they cannot express they refuse by name. `compiled` folds the rules of all languages into tables for
+//! the kernel and the proxy; `judge` decides what Istio's policies say. Pure: no files, no clock.
 
 mod cilium;
 pub mod compiled;
@@ -16,7 +16,9 @@ mod read;
 mod testing;
 
 pub use cilium::{read_cilium_policy, read_name_pattern};
-pub use evaluate::{Connection, DenyReason, Verdict, authorize, policy_matches};
+pub use evaluate::{
+    Asked, Connection, DenyReason, Judgement, Verdict, authorize, judge, noted, policy_matches,
+};
 pub use istio::from_istio_yaml;
 pub use kubernetes::read_network_policy;
 pub use read::{

@@ -2,6 +2,7 @@
 
 mod decision;
 mod matching;
+mod requests;
 
 use std::sync::Arc;
 

@@ -30,14 +30,16 @@ pub struct ConvertedPolicy {
 
 /// Reads an AuthorizationPolicy.
 ///
-/// Of what needs HTTP to be seen (`hosts`, `methods`, `paths`, `remoteIpBlocks`, `requestPrincipals`, most keys of `when`)
-/// a node proxy sees nothing. As in istiod, an `ALLOW` rule with such a part is left out whole (less is allowed), a `DENY`
-/// rule is held without that part (more is refused), or has no effect where nothing else is left of a match.
+/// What it says of requests (`hosts`, `methods`, `paths`, `request.headers[..]`) is held in full; `Authorization::l4_form` is what a
+/// proxy holds that sees none. Of what no node proxy sees (`remoteIpBlocks`, `requestPrincipals`, the keys of `when` that ask tokens) nothing
+/// is held: an `ALLOW` or `AUDIT` rule with such a part is left out whole (less is allowed), a `DENY` rule is held without that part (more is
+/// refused), or has no effect where nothing else is left of a match. To refuse the object would let in more: without its only `ALLOW`
+/// policy a workload is open.
 ///
 /// # Errors
 ///
-/// The object is of another kind or breaks the rules of its kind; or it is for waypoints, or of an action other than
-/// `ALLOW` and `DENY` (`ReadPolicyError::NotForNodeProxies`).
+/// The object is of another kind or breaks the rules of its kind; or it is for waypoints, or of the action `CUSTOM`
+/// (`ReadPolicyError::NotForNodeProxies`).
 pub fn read_authorization_policy(
     manifest: &Value,
     root_namespace: &str,
@@ -123,7 +125,7 @@ fn read_action(spec: &Node<'_>) -> Result<Action, ReadPolicyError> {
     match node.text()? {
         "ALLOW" => Ok(Action::Held(AuthorizationAction::Allow)),
         "DENY" => Ok(Action::Held(AuthorizationAction::Deny)),
-        "AUDIT" => Ok(Action::Foreign("its action is AUDIT")),
+        "AUDIT" => Ok(Action::Held(AuthorizationAction::Audit)),
         "CUSTOM" => Ok(Action::Foreign("its action is CUSTOM")),
         _ => Err(node.refuse("ALLOW, DENY, AUDIT or CUSTOM")),
     }
@@ -158,6 +160,8 @@ fn warn_unseen(
     };
     let consequence = if action == AuthorizationAction::Allow {
         "rules with them are left out: less is allowed than written"
+    } else if action == AuthorizationAction::Audit {
+        "rules with them are left out: less is noted than written"
     } else if rules.iter().any(|rule| rule.clauses.iter().all(can_match)) {
         "rules are held without them: more is denied than written"
     } else {

@@ -8,7 +8,7 @@ mod shape;
 use serde_json::Value;
 use tulle_model::{
     AddressRange, Authorization, AuthorizationAction, AuthorizationMatch, AuthorizationRule,
-    StringMatch,
+    HeaderCondition, PathMatch, StringMatch,
 };
 
 use super::{ReadPolicyError, from_istio_yaml};
@@ -33,6 +33,7 @@ fn show(policy: &Authorization) -> String {
     let action = match policy.action {
         AuthorizationAction::Allow => "ALLOW",
         AuthorizationAction::Deny => "DENY",
+        AuthorizationAction::Audit => "AUDIT",
     };
     let rules: Vec<String> = policy.rules.iter().map(show_rule).collect();
     let dry = if policy.dry_run { " (dry run)" } else { "" };

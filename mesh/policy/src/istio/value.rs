@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tulle_model::{AddressRange, ServiceAccountMatch, StringMatch};
+use tulle_model::{AddressRange, PathMatch, ServiceAccountMatch, StringMatch};
 
 use crate::read::{Node, ReadPolicyError};
 
@@ -23,6 +23,38 @@ pub(super) fn read_string(node: &Node<'_>) -> Result<StringMatch, ReadPolicyErro
     } else {
         Ok(matched)
     }
+}
+
+/// A text, or a template with the operators `{*}` and `{**}`, each a segment of its own.
+pub(super) fn read_path(node: &Node<'_>) -> Result<PathMatch, ReadPolicyError> {
+    let text = node.text()?;
+    if !text.contains(['{', '}']) {
+        return read_string(node).map(PathMatch::Text);
+    }
+    let mut is_over = false;
+    for segment in text.split('/') {
+        let is_operator = matches!(segment, "{*}" | "{**}");
+        if is_operator && is_over {
+            return Err(node.refuse("no operator behind {**}"));
+        }
+        if !is_operator && segment.contains(['{', '}', '*']) {
+            return Err(node.refuse("a template whose operators {*} and {**} are whole segments"));
+        }
+        is_over |= segment == "{**}";
+    }
+    Ok(PathMatch::Template(text.to_owned()))
+}
+
+/// The header's name, lower case, in `request.headers[x-key]`.
+pub(super) fn read_header_key(node: &Node<'_>) -> Result<String, ReadPolicyError> {
+    let name = node
+        .text()?
+        .strip_prefix("request.headers[")
+        .and_then(|rest| rest.strip_suffix(']'));
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    name.filter(|name| !name.is_empty() && name.bytes().all(token))
+        .map(str::to_ascii_lowercase)
+        .ok_or_else(|| node.refuse("request.headers[<name of a header>]"))
 }
 
 /// A trust domain, as a comparison of principals, which begin with it. `None` if it cannot be said in that way.

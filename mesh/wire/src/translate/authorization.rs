@@ -12,8 +12,16 @@ use super::{
 };
 use crate::security;
 
-/// Writes a policy.
+/// Writes a policy: of one that speaks of requests, its form for L4, since the message has no room for more.
 pub fn encode_authorization(policy: &Authorization) -> security::Authorization {
+    if policy.exceeds_l4() {
+        write_policy(&policy.l4_form())
+    } else {
+        write_policy(policy)
+    }
+}
+
+fn write_policy(policy: &Authorization) -> security::Authorization {
     let scope = match policy.scope {
         AuthorizationScope::Global => security::Scope::Global,
         AuthorizationScope::Namespace => security::Scope::Namespace,
@@ -21,7 +29,8 @@ pub fn encode_authorization(policy: &Authorization) -> security::Authorization {
     };
     let action = match policy.action {
         AuthorizationAction::Allow => security::Action::Allow,
-        AuthorizationAction::Deny => security::Action::Deny,
+        // The form for L4 of an AUDIT is a DENY without rules.
+        AuthorizationAction::Deny | AuthorizationAction::Audit => security::Action::Deny,
     };
     let write_clause = |clause: &AuthorizationClause| security::Clause {
         matches: clause.matches.iter().map(write_match).collect(),
@@ -113,6 +122,7 @@ fn read_match(at: &str, wire: security::Match) -> Result<AuthorizationMatch, Dec
         )?,
         service_accounts: accounts(wire.service_accounts),
         not_service_accounts: accounts(wire.not_service_accounts),
+        request: None,
     })
 }
 

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use tulle_model::{AuthorizationClause, AuthorizationMatch, AuthorizationRule, StringMatch};
+use tulle_model::{
+    AuthorizationClause, AuthorizationMatch, AuthorizationRule, HeaderCondition, RequestMatch,
+    StringMatch,
+};
 
 use crate::{
-    istio::value::{read_account, read_port, read_range, read_string, read_trust_domain},
+    istio::value::{
+        read_account, read_header_key, read_path, read_port, read_range, read_string,
+        read_trust_domain,
+    },
     read::{Node, ReadPolicyError},
 };
 
-/// Reads one rule and gathers what of it only HTTP shows.
+/// Reads one rule and gathers what of it no node proxy sees.
 pub(super) struct RuleReader<'n> {
     /// The policy's namespace.
     namespace: &'n str,
@@ -66,18 +72,20 @@ impl<'n> RuleReader<'n> {
     fn read_operation(&mut self, to: &Node<'_>) -> Result<AuthorizationMatch, ReadPolicyError> {
         to.only(&["operation"])?;
         let operation = to.required("operation")?;
-        let unseen = [
-            "hosts",
-            "notHosts",
-            "methods",
-            "notMethods",
-            "paths",
-            "notPaths",
-        ];
-        self.note_unseen(&operation, &["ports", "notPorts"], &unseen)?;
+        self.note_unseen(&operation, &OPERATION_FIELDS, &[])?;
+        let request = RequestMatch {
+            hosts: read_all(&operation, "hosts", read_string)?,
+            not_hosts: read_all(&operation, "notHosts", read_string)?,
+            methods: read_all(&operation, "methods", read_string)?,
+            not_methods: read_all(&operation, "notMethods", read_string)?,
+            paths: read_all(&operation, "paths", read_path)?,
+            not_paths: read_all(&operation, "notPaths", read_path)?,
+            headers: Vec::new(),
+        };
         Ok(AuthorizationMatch {
             destination_ports: read_all(&operation, "ports", read_port)?,
             not_destination_ports: read_all(&operation, "notPorts", read_port)?,
+            request: (request != RequestMatch::default()).then_some(request),
             ..AuthorizationMatch::default()
         })
     }
@@ -199,6 +207,16 @@ impl<'n> RuleReader<'n> {
                 matched.destination_ports = read_all(when, "values", read_port)?;
                 matched.not_destination_ports = read_all(when, "notValues", read_port)?;
             }
+            other if other.starts_with(HEADERS_KEY) => {
+                matched.request = Some(RequestMatch {
+                    headers: vec![HeaderCondition {
+                        name: read_header_key(&key)?,
+                        values: read_all(when, "values", read_string)?,
+                        not_values: read_all(when, "notValues", read_string)?,
+                    }],
+                    ..RequestMatch::default()
+                });
+            }
             other => {
                 self.unseen
                     .insert(unseen_key(other).ok_or_else(|| key.refuse("a key of `when`"))?);
@@ -207,7 +225,7 @@ impl<'n> RuleReader<'n> {
         Ok(clause_of(matched))
     }
 
-    /// Notes the fields that only HTTP shows; refuses fields that are neither these nor `seen`, and an object with none.
+    /// Notes the fields that no node proxy sees; refuses fields that are neither these nor `seen`, and an object with none.
     fn note_unseen(
         &mut self,
         node: &Node<'_>,
@@ -254,7 +272,7 @@ fn read_all<T>(
     node.list_or_empty(field)?.iter().map(read).collect()
 }
 
-/// The keys of `when` that only HTTP, TLS of the application, or Envoy shows; by family, for the warning.
+/// The keys of `when` that only tokens, TLS of the application, or Envoy show; by family, for the warning.
 fn unseen_key(key: &str) -> Option<&'static str> {
     const WHOLE: [&str; 5] = [
         "remote.ip",
@@ -263,14 +281,24 @@ fn unseen_key(key: &str) -> Option<&'static str> {
         "request.auth.presenter",
         "connection.sni",
     ];
-    const FAMILIES: [&str; 3] = [
-        "request.headers",
-        "request.auth.claims",
-        "experimental.envoy.filters",
-    ];
+    const FAMILIES: [&str; 2] = ["request.auth.claims", "experimental.envoy.filters"];
     let whole = WHOLE.into_iter().find(|name| *name == key);
     whole.or_else(|| FAMILIES.into_iter().find(|family| key.starts_with(family)))
 }
+
+/// What the keys of `when` begin with that speak of headers.
+const HEADERS_KEY: &str = "request.headers";
+
+const OPERATION_FIELDS: [&str; 8] = [
+    "ports",
+    "notPorts",
+    "hosts",
+    "notHosts",
+    "methods",
+    "notMethods",
+    "paths",
+    "notPaths",
+];
 
 const SOURCE_FIELDS: [&str; 10] = [
     "principals",

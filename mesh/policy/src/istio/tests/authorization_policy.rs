@@ -12,7 +12,7 @@ fn convert(manifest: &Value) -> ConvertedPolicy {
 /// Only the rules; action, scope and name have tests of their own.
 fn check(action: &str, rule: &str, expected: &str) {
     let manifest = object(KIND, &format!("{{action: {action}, rules: [{rule}]}}"));
-    let shown = show(&convert(&manifest).authorization);
+    let shown = show(&convert(&manifest).authorization.l4_form());
     assert_eq!(
         shown,
         format!("{action} Namespace shop/p: {expected}"),
@@ -87,7 +87,6 @@ fn the_scope_comes_from_selector_and_namespace() {
 #[test]
 fn what_is_for_others_is_passed_over() {
     for (spec, reason) in [
-        ("{action: AUDIT}", "AUDIT"),
         (
             "{action: CUSTOM, provider: {name: x}, rules: [{}]}",
             "CUSTOM",
@@ -371,20 +370,109 @@ fn what_is_left_out_is_said() {
         let spec = format!("{{action: {action}, rules: [{rules}]}}");
         convert(&object(KIND, &spec)).warnings.join("; ")
     };
-    let methods = "{to: [{operation: {methods: [GET], paths: [/x]}}]}";
-    let seen = "node proxies do not see methods, paths; ";
+    let tokens = "{from: [{source: {requestPrincipals: [x], remoteIpBlocks: [10.0.0.1]}}]}";
+    let seen = "node proxies do not see remoteIpBlocks, requestPrincipals; ";
     assert_eq!(
-        warning("ALLOW", methods),
+        warning("ALLOW", tokens),
         format!("{seen}rules with them are left out: less is allowed than written")
     );
     assert_eq!(
-        warning("DENY", methods),
+        warning("AUDIT", tokens),
+        format!("{seen}rules with them are left out: less is noted than written")
+    );
+    assert_eq!(
+        warning("DENY", tokens),
         format!("{seen}nothing else is left: the policy has no effect")
     );
-    let with_port = "{to: [{operation: {methods: [GET], paths: [/x], ports: ['80']}}]}";
+    let with_namespace =
+        "{from: [{source: {requestPrincipals: [x], remoteIpBlocks: [10.0.0.1], namespaces: [a]}}]}";
     assert_eq!(
-        warning("DENY", with_port),
+        warning("DENY", with_namespace),
         format!("{seen}rules are held without them: more is denied than written")
     );
     assert_eq!(warning("ALLOW", "{}"), "");
+    assert_eq!(
+        warning("ALLOW", "{to: [{operation: {methods: [GET]}}]}"),
+        ""
+    );
+}
+
+#[test]
+fn what_requests_must_be_is_held_in_full() {
+    let request = |rule: &str| {
+        let manifest = object(KIND, &format!("{{rules: [{rule}]}}"));
+        let policy = convert(&manifest).authorization;
+        assert!(policy.exceeds_l4(), "{rule}");
+        let clause = policy.rules[0].clauses[0].clone();
+        clause.matches[0].request.clone().unwrap()
+    };
+    let exact = |text: &str| StringMatch::Exact(text.to_owned());
+    let read = request(
+        "{to: [{operation: {hosts: [a.org, '*.b.org'], notHosts: ['x*'], methods: [GET], notMethods: ['*'], paths: [/a, '/b*', '/c/{*}/{**}'], notPaths: [/d]}}]}",
+    );
+    assert_eq!(
+        read.hosts,
+        [exact("a.org"), StringMatch::Suffix(".b.org".to_owned())]
+    );
+    assert_eq!(read.not_hosts, [StringMatch::Prefix("x".to_owned())]);
+    assert_eq!(read.methods, [exact("GET")]);
+    assert_eq!(read.not_methods, [StringMatch::Presence]);
+    let text = |m: StringMatch| PathMatch::Text(m);
+    assert_eq!(
+        read.paths,
+        [
+            text(exact("/a")),
+            text(StringMatch::Prefix("/b".to_owned())),
+            PathMatch::Template("/c/{*}/{**}".to_owned()),
+        ]
+    );
+    assert_eq!(read.not_paths, [text(exact("/d"))]);
+    let read = request("{when: [{key: 'request.headers[X-Key]', values: [a], notValues: ['b*']}]}");
+    assert_eq!(
+        read.headers,
+        [HeaderCondition {
+            name: "x-key".to_owned(),
+            values: vec![exact("a")],
+            not_values: vec![StringMatch::Prefix("b".to_owned())],
+        }]
+    );
+    let path = |path: &str, expected: &str| {
+        let spec = format!("{{rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]}}");
+        let error = from_istio_yaml(object(KIND, &spec)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "AuthorizationPolicy shop/p: field spec.rules[0].to[0].operation.paths[0] holds \"{path}\", expected {expected}"
+            )
+        );
+    };
+    let whole = "a template whose operators {*} and {**} are whole segments";
+    path("/a/{x}", whole);
+    path("/a/{*}b", whole);
+    path("/a*/{*}", whole);
+    path("/{**}/{*}", "no operator behind {**}");
+    path("/{**}/{**}", "no operator behind {**}");
+    path("/a*b", "at most one '*', at the beginning or at the end");
+    check_field(
+        "{rules: [{when: [{key: 'request.headers[]', values: [x]}]}]}",
+        "spec.rules[0].when[0].key",
+    );
+    check_field(
+        "{rules: [{when: [{key: 'request.headersx', values: [x]}]}]}",
+        "spec.rules[0].when[0].key",
+    );
+}
+
+#[test]
+fn an_audit_is_held_and_does_nothing_at_l4() {
+    let converted = convert(&object(KIND, "{action: AUDIT, rules: [{}]}"));
+    assert_eq!(
+        show(&converted.authorization),
+        "AUDIT Namespace shop/p: true"
+    );
+    assert!(converted.authorization.exceeds_l4());
+    assert_eq!(
+        show(&converted.authorization.l4_form()),
+        "DENY Namespace shop/p: "
+    );
 }

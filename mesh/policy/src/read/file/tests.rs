@@ -9,7 +9,8 @@ fn check_fault(text: &str, expected: &str) {
     let read = read(text);
     let (_, result) = read.last().expect(text);
     let error = result.as_ref().expect_err(text);
-    assert_eq!(error.to_string(), expected, "{text}");
+    let shown: String = text.chars().take(100).collect();
+    assert_eq!(error.to_string(), expected, "{shown}");
 }
 
 #[test]
@@ -68,13 +69,13 @@ spec: {endpointSelector: {}, egress: [{}]}
     assert_eq!(
         shown,
         [
-            "2 cilium/default/a",
-            "3 refused spec.ingres",
-            "4 kubernetes/default/c",
-            "5 istio/default/d",
-            "6 mtls/default/e",
-            "7 refused -",
-            "8 cilium//g",
+            "1 cilium/default/a",
+            "2 refused spec.ingres",
+            "3 kubernetes/default/c",
+            "4 istio/default/d",
+            "5 mtls/default/e",
+            "6 refused -",
+            "7 cilium//g",
         ]
     );
 }
@@ -106,10 +107,9 @@ fn what_is_no_object_is_refused_with_its_place() {
 #[test]
 fn files_that_would_take_the_machine_are_refused() {
     let deep = "[".repeat(100_000);
-    check_fault(
-        &deep,
-        "the document is no YAML object: recursion limit exceeded at line 1 column 128",
-    );
+    let error = read(&deep).remove(0).1.unwrap_err().to_string();
+    let expected = "the document is no YAML object: recursion limit exceeded";
+    assert!(error.starts_with(expected), "{error}");
     let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for i in 1..12 {
         let before = format!("*a{}", i - 1);

@@ -196,6 +196,7 @@ prop_compose! {
         AuthorizationMatch {
             namespaces, not_namespaces, principals, not_principals, source_ips, not_source_ips, destination_ips,
             not_destination_ips, destination_ports, not_destination_ports, service_accounts, not_service_accounts,
+            request: None,
         }
     }
 }
