@@ -12,12 +12,26 @@
 //! Must not do: look at the clock, remember names by itself ([`LearnedNames`] comes from the resolver), judge requests
 //! ([`crate::l7`] does).
 
+mod addresses;
+mod compiler;
+mod demands;
 mod flow;
+mod identity;
+pub(crate) mod labels;
+mod peers;
+mod policy;
+mod port_sets;
+mod ports;
+mod prefix;
+mod rules;
+mod tables;
 mod update;
 
+pub use compiler::{Compiler, Work};
 pub use flow::{
     Because, Flow, FlowPeer, HttpFacts, Needs, Outcome, RequestFacts, ServerName, Verdict,
 };
+pub use policy::CompiledPolicy;
 pub use update::{
     KernelVerdict, LimitKind, LimitReached, PeerKey, PolicyUpdate, PortEntry, SubjectEntry, Usage,
 };

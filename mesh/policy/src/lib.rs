@@ -7,6 +7,8 @@
 mod cilium;
 pub mod compiled;
 mod evaluate;
+#[cfg(test)]
+mod interpret;
 pub mod istio;
 mod kubernetes;
 pub mod l7;
