@@ -6,7 +6,7 @@ mod accept;
 mod listeners;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
-use tulle_datapath::{CapturePodError, LocalConnection, PodCapture};
+use tulle_datapath::{BLACK_HOLE_PORT, BlackHole, CapturePodError, LocalConnection, PodCapture};
 use tulle_identity::{GetSvidError, Svid};
 use tulle_model::{Directory, SpiffeId, Workload};
 
@@ -37,6 +37,8 @@ use listeners::Listeners;
 pub struct PodProxy {
     pod: Arc<Pod>,
     addresses: PodAddresses,
+    /// Where the kernel leads what policy denies, if it denies anything.
+    _black_hole: Option<BlackHole>,
 }
 
 /// Where a pod's proxy listens.
@@ -59,6 +61,10 @@ impl PodProxy {
         let namespace = Arc::new(NamespaceHandle::open(&pod.netns)?);
         let listeners = Listeners::open(&plane.settings, &namespace, &pod.addresses)?;
         let addresses = listeners.addresses()?;
+        let black_hole = match plane.kernel.enforces() {
+            true => Some(open_black_hole(&namespace, &pod.addresses)?),
+            false => None,
+        };
         let identity = pod.identity(&plane.trust_domain);
         plane
             .svids
@@ -74,7 +80,11 @@ impl PodProxy {
         })?;
         let pod = Pod::new(plane, pod, identity, namespace);
         pod.spawn(listeners);
-        Ok(PodProxy { pod, addresses })
+        Ok(PodProxy {
+            pod,
+            addresses,
+            _black_hole: black_hole,
+        })
     }
 
     /// The pod.
@@ -126,6 +136,21 @@ pub enum StartPodError {
     /// The kernel's side refuses.
     #[error(transparent)]
     Capture(#[from] CapturePodError),
+}
+
+/// Opens the sockets that answer nothing, in the pod's namespace.
+fn open_black_hole(
+    namespace: &NamespaceHandle,
+    addresses: &[IpAddr],
+) -> Result<BlackHole, StartPodError> {
+    let needs_v6 = addresses.iter().any(IpAddr::is_ipv6);
+    namespace
+        .run_in(|| BlackHole::open(needs_v6))
+        .map_err(OpenNamespaceError::from)?
+        .map_err(|source| StartPodError::Listen {
+            address: (Ipv4Addr::LOCALHOST, BLACK_HOLE_PORT).into(),
+            source,
+        })
 }
 
 /// What lets a connection of the pod join the sockmap, where connections join late.

@@ -1,11 +1,11 @@
 //! The pinned maps: their names, layout numbers and limits.
 
 use crate::{
-    Address, AffinityKey, AffinityValue, BackendKey, BackendValue, COUNTERS_LEN, Endpoint,
-    EventRate, EvictionSlot, ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey, MemberKey,
-    Membership, OriginalKey, OriginalValue, PodAddressKey, PodValue, PolicyKey, PolicyState,
-    PortKey, PortValue, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey, UdpFlowKey,
-    UdpFlowValue,
+    Address, AffinityKey, AffinityValue, BackendKey, BackendValue, BlockKey, COUNTERS_LEN,
+    Endpoint, EventRate, EvictionSlot, ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey,
+    MemberKey, Membership, OriginalKey, OriginalValue, PodAddressKey, PodValue, PolicyKey,
+    PolicyState, PortKey, PortValue, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey,
+    UdpFlowKey, UdpFlowValue,
 };
 
 /// A pinned map as this build knows it.
@@ -100,7 +100,7 @@ pub const MAPS: &[MapLayout] = &[
     map::<u32, u64>("COUNTERS", 3, COUNTERS_LEN),
     map::<(), ()>("EVENTS", 1, EVENTS_LEN),
     map::<Address, u32>("IDENTITIES", 1, IDENTITIES_MAX),
-    trie::<Address, u32>("BLOCKS", 1, BLOCKS_MAX),
+    trie::<BlockKey, u32>("BLOCKS", 2, BLOCKS_MAX),
     map::<PolicyKey, u32>("POLICY", 1, POLICY_MAX),
     trie::<PortKey, PortValue>("PORTS", 1, PORTS_MAX),
     map::<u32, PolicyState>("POLICY_STATE", 1, 1),

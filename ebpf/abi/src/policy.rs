@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Endpoint, records::records};
+use crate::{Address, Endpoint, FAMILY_V4, FAMILY_V6, records::records};
 
 /// The subject is where the connection ends.
 pub const DIRECTION_INGRESS: u32 = 1;
@@ -37,8 +37,12 @@ pub const POD_INGRESS_PROXIED: u32 = 1 << 3;
 pub const PORT_KEY_FIXED_BITS: u32 = 48;
 /// Bits of a whole port's key.
 pub const PORT_KEY_BITS: u32 = 64;
-/// Bits of a whole address.
-pub const ADDRESS_BITS: u32 = 128;
+/// Bits of a whole block's key.
+pub const BLOCK_KEY_BITS: u32 = 160;
+/// Bits of it before those that differ between addresses of IPv4.
+pub const BLOCK_KEY_V4_BITS: u32 = 128;
+/// Bits of it before those that differ between addresses of IPv6.
+pub const BLOCK_KEY_V6_BITS: u32 = 32;
 
 /// The call that would have begun the connection was judged.
 pub const SEEN_AT_CALL: u8 = 1;
@@ -54,6 +58,14 @@ records! {
         direction: u32,
         /// The identity of the other end; zero: everybody who has no entry of his own.
         peer: u32,
+    }
+
+    /// A block of addresses; the key's prefix tells how many bits count.
+    struct BlockKey: 20 {
+        /// `FAMILY_V4` or `FAMILY_V6`: all of IPv6 does not hold the v4-mapped form of IPv4.
+        family: u32,
+        /// Any address of the block.
+        address: Address,
     }
 
     /// A block of ports in a port set; the key's prefix tells how many bits of the port count.
@@ -120,5 +132,20 @@ records! {
         since: u64,
         /// How many.
         count: u64,
+    }
+}
+
+impl BlockKey {
+    /// The key of one address.
+    #[inline(always)]
+    pub const fn of(address: Address) -> Self {
+        BlockKey {
+            family: if address.is_v4() {
+                FAMILY_V4
+            } else {
+                FAMILY_V6
+            },
+            address,
+        }
     }
 }

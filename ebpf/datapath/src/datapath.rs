@@ -55,6 +55,7 @@ pub struct Datapath {
     /// The program that lets a connection join the sockmap, in the mode in which the proxy decides that.
     join: Option<OwnedFd>,
     is_guarded: bool,
+    is_enforcing: bool,
 }
 
 /// How often a program left for a reason.
@@ -148,7 +149,13 @@ impl Datapath {
             events: Mutex::new(Some(maps.events)),
             join,
             is_guarded,
+            is_enforcing: enforcement != Enforcement::Off,
         })
+    }
+
+    /// Whether the policy tables are enforced. Then each captured pod needs a [`BlackHole`](crate::BlackHole).
+    pub fn is_enforcing(&self) -> bool {
+        self.is_enforcing
     }
 
     /// Detaches and unpins everything under the directory. A directory that is not there counts as removed.

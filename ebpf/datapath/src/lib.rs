@@ -37,6 +37,7 @@
 //! the proxy may write them again.
 
 mod attach;
+mod black_hole;
 mod btf;
 mod capture;
 mod cgroup;
@@ -60,6 +61,7 @@ mod table;
 mod verdicts;
 mod weights;
 
+pub use black_hole::BlackHole;
 pub use datapath::{Counter, Datapath};
 pub use error::{
     AnnouncePeerError, CapturePodError, DestroyConnectionsError, JoinError, OpenDatapathError,

@@ -2,9 +2,9 @@
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::lpm_trie::Key};
 use tulle_abi::{
-    ADDRESS_BITS, Address, IDENTITY_NONE, PORT_KEY_BITS, PORT_SET_ALLOW, PORT_SET_DENY, PolicyKey,
-    PortKey, PortValue, Program, Reason, VERDICT_ALLOW, VERDICT_DENY, VERDICT_EVENTS_RATE_MAX,
-    VerdictEvent,
+    Address, BLOCK_KEY_BITS, BlockKey, IDENTITY_NONE, PORT_KEY_BITS, PORT_SET_ALLOW, PORT_SET_DENY,
+    PolicyKey, PortKey, PortValue, Program, Reason, VERDICT_ALLOW, VERDICT_DENY,
+    VERDICT_EVENTS_RATE_MAX, VerdictEvent,
 };
 
 use crate::{
@@ -50,7 +50,7 @@ pub(crate) fn identity_of(address: &Address) -> u32 {
 /// Who is at an address, whoever he says he is.
 #[inline(always)]
 pub(crate) fn block_of(address: &Address) -> u32 {
-    match BLOCKS.get(&Key::new(ADDRESS_BITS, *address)) {
+    match BLOCKS.get(&Key::new(BLOCK_KEY_BITS, BlockKey::of(*address))) {
         Some(identity) => *identity,
         None => IDENTITY_NONE,
     }

@@ -60,6 +60,11 @@ pub trait Kernel: Send + Sync {
         Ok(false)
     }
 
+    /// Whether the kernel's side enforces policy, so that each pod needs a black hole.
+    fn enforces(&self) -> bool {
+        false
+    }
+
     /// What the kernel's programs counted.
     fn counters(&self) -> Vec<Counter>;
 }
@@ -95,6 +100,10 @@ impl Kernel for Datapath {
 
     fn join(&self, connection: &LocalConnection) -> Result<bool, JoinError> {
         Datapath::join(self, connection)
+    }
+
+    fn enforces(&self) -> bool {
+        Datapath::is_enforcing(self)
     }
 
     fn counters(&self) -> Vec<Counter> {

@@ -7,8 +7,9 @@ use std::{
 };
 
 use tulle_abi::{
-    ADDRESS_BITS, Address, BLOCKS_MAX, IDENTITIES_MAX, PODS_MAX, POLICY_MAX, PORT_KEY_BITS,
-    PORT_KEY_FIXED_BITS, PORT_SET_DENY, PORTS_MAX, PolicyKey, PortKey, PortValue,
+    Address, BLOCK_KEY_BITS, BLOCK_KEY_V4_BITS, BLOCK_KEY_V6_BITS, BLOCKS_MAX, BlockKey, FAMILY_V4,
+    FAMILY_V6, IDENTITIES_MAX, PODS_MAX, POLICY_MAX, PORT_KEY_BITS, PORT_KEY_FIXED_BITS,
+    PORT_SET_DENY, PORTS_MAX, PolicyKey, PortKey, PortValue,
 };
 use tulle_model::AddressRange;
 
@@ -19,7 +20,7 @@ use crate::ReconcileError;
 #[derive(Default)]
 pub(super) struct Held {
     pub(super) identities: HashMap<Address, u32>,
-    pub(super) blocks: HashMap<Prefix<Address>, u32>,
+    pub(super) blocks: HashMap<Prefix<BlockKey>, u32>,
     pub(super) peers: HashMap<PolicyKey, u32>,
     /// By port set.
     pub(super) ports: HashMap<u32, HashMap<Prefix<PortKey>, PortValue>>,
@@ -31,8 +32,8 @@ pub(super) struct Held {
 pub(super) struct Change {
     pub(super) identities: HashMap<Address, u32>,
     pub(super) identities_gone: HashSet<Address>,
-    pub(super) blocks: HashMap<Prefix<Address>, u32>,
-    pub(super) blocks_gone: HashSet<Prefix<Address>>,
+    pub(super) blocks: HashMap<Prefix<BlockKey>, u32>,
+    pub(super) blocks_gone: HashSet<Prefix<BlockKey>>,
     pub(super) peers: HashMap<PolicyKey, u32>,
     pub(super) peers_gone: HashSet<PolicyKey>,
     pub(super) port_sets: HashMap<u32, HashMap<Prefix<PortKey>, PortValue>>,
@@ -147,7 +148,7 @@ fn addresses(identities: &[(IpAddr, u32)]) -> HashMap<Address, u32> {
     entries.collect()
 }
 
-fn blocks(blocks: &[(AddressRange, u32)]) -> HashMap<Prefix<Address>, u32> {
+fn blocks(blocks: &[(AddressRange, u32)]) -> HashMap<Prefix<BlockKey>, u32> {
     let entries = blocks
         .iter()
         .map(|(block, identity)| (block_key(block), *identity));
@@ -155,18 +156,25 @@ fn blocks(blocks: &[(AddressRange, u32)]) -> HashMap<Prefix<Address>, u32> {
 }
 
 /// Both families share a trie; the bits beyond the prefix are cleared, so that each block has one name.
-fn block_key(block: &AddressRange) -> Prefix<Address> {
+fn block_key(block: &AddressRange) -> Prefix<BlockKey> {
     let len = u32::from(block.prefix_len);
     let (octets, len) = match block.address {
-        IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), V4_MAPPED_BITS + len),
-        IpAddr::V6(v6) => (v6.octets(), len),
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), BLOCK_KEY_V4_BITS + len),
+        IpAddr::V6(v6) => (v6.octets(), BLOCK_KEY_V6_BITS + len),
     };
-    let len = len.min(ADDRESS_BITS);
-    let mask = u128::MAX.checked_shl(ADDRESS_BITS - len).unwrap_or(0);
+    let len = len.min(BLOCK_KEY_BITS);
+    let mask = u128::MAX.checked_shl(BLOCK_KEY_BITS - len).unwrap_or(0);
     let masked = (u128::from_be_bytes(octets) & mask).to_be_bytes();
     Prefix {
         len,
-        data: zerocopy::transmute!(masked),
+        data: BlockKey {
+            family: if block.address.is_ipv4() {
+                FAMILY_V4
+            } else {
+                FAMILY_V6
+            },
+            address: zerocopy::transmute!(masked),
+        },
     }
 }
 
@@ -244,7 +252,5 @@ pub(super) fn keys_without<K: Copy + Eq + Hash, A, B>(
     gone.copied().collect()
 }
 
-/// The bits before an IPv4 address in its v4-mapped form.
-const V4_MAPPED_BITS: u32 = 96;
 /// Bits of a port.
 const PORT_BITS: u8 = 16;

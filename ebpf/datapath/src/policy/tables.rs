@@ -16,8 +16,8 @@ use std::{cmp::Reverse, collections::HashMap, hash::Hash};
 
 use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
 use tulle_abi::{
-    Address, BLOCKS_MAX, IDENTITIES_MAX, POLICY_MAX, PORTS_MAX, PolicyKey, PolicyState, PortKey,
-    PortValue,
+    Address, BLOCKS_MAX, BlockKey, IDENTITIES_MAX, POLICY_MAX, PORTS_MAX, PolicyKey, PolicyState,
+    PortKey, PortValue,
 };
 
 use super::{
@@ -34,7 +34,7 @@ use crate::{
 /// The policy maps.
 pub(crate) struct PolicyMaps {
     pub(crate) identities: Table<Address, u32>,
-    pub(crate) blocks: Trie<Address, u32>,
+    pub(crate) blocks: Trie<BlockKey, u32>,
     pub(crate) peers: Table<PolicyKey, u32>,
     pub(crate) ports: Trie<PortKey, PortValue>,
     pub(crate) state: Array<MapData, Raw<PolicyState>>,

@@ -19,6 +19,8 @@ mod inbound;
 #[cfg(test)]
 mod outbound;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod policy_table;
 #[cfg(test)]
 mod relay;

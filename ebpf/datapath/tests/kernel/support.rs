@@ -25,8 +25,8 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tulle_datapath::{
-    CapturePorts, Counter, Datapath, DatapathSettings, Enforcement, NetnsCookie, PodCapture,
-    SockmapMode,
+    BlackHole, CapturePorts, Counter, Datapath, DatapathSettings, Enforcement, NetnsCookie,
+    PodCapture, SockmapMode,
 };
 
 /// How long a test waits for anything.
@@ -39,6 +39,8 @@ pub(crate) const INBOUND: u16 = 15006;
 pub(crate) const TUNNEL: u16 = 15008;
 /// Likewise.
 pub(crate) const DNS: u16 = 15053;
+/// Likewise.
+pub(crate) const BLACK_HOLE: u16 = 15009;
 
 /// One node.
 pub(crate) struct Rig {
@@ -68,6 +70,7 @@ pub(crate) struct ProxyListeners {
     pub(crate) outbound_v6: TcpListener,
     pub(crate) inbound_v4: TcpListener,
     pub(crate) inbound_v6: TcpListener,
+    _black_hole: BlackHole,
 }
 
 impl Rig {
@@ -152,6 +155,7 @@ impl Rig {
             outbound_v6: listen("::1", OUTBOUND),
             inbound_v4: listen("0.0.0.0", INBOUND),
             inbound_v6: listen("::", INBOUND),
+            _black_hole: BlackHole::open(true).unwrap(),
         });
         pod.register(datapath, &listeners);
         listeners

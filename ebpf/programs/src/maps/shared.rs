@@ -6,9 +6,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use tulle_abi::{
-    Address, BLOCKS_MAX, COUNTERS_LEN, DIRECTS_MAX, EventRate, IDENTITIES_MAX, LISTENERS_MAX,
-    ListenerKey, POD_ADDRESSES_MAX, PODS_MAX, POLICY_MAX, PORTS_MAX, PodAddressKey, PodValue,
-    PolicyKey, PolicyState, PortKey, PortValue, TupleKey, VERDICT_EVENTS_LEN, VerdictEvent,
+    Address, BLOCKS_MAX, BlockKey, COUNTERS_LEN, DIRECTS_MAX, EventRate, IDENTITIES_MAX,
+    LISTENERS_MAX, ListenerKey, POD_ADDRESSES_MAX, PODS_MAX, POLICY_MAX, PORTS_MAX, PodAddressKey,
+    PodValue, PolicyKey, PolicyState, PortKey, PortValue, TupleKey, VERDICT_EVENTS_LEN,
+    VerdictEvent,
 };
 
 /// Maps that are usually far from full take memory as they grow.
@@ -36,7 +37,7 @@ pub(crate) static OWNERS: HashMap<Address, u64, POD_ADDRESSES_MAX, ON_DEMAND> = 
 pub(crate) static IDENTITIES: HashMap<Address, u32, IDENTITIES_MAX, ON_DEMAND> = HashMap::new();
 /// Identities of blocks of addresses, for everybody else.
 #[btf_map]
-pub(crate) static BLOCKS: LpmTrie<Address, u32, BLOCKS_MAX> = LpmTrie::new();
+pub(crate) static BLOCKS: LpmTrie<BlockKey, u32, BLOCKS_MAX> = LpmTrie::new();
 /// The port set of each subject and peer.
 #[btf_map]
 pub(crate) static POLICY: HashMap<PolicyKey, u32, POLICY_MAX, ON_DEMAND> = HashMap::new();
