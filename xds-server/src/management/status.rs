@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tulle_wire::management::{
-    ClusterStatus, NodeStatus, PublishingStatus, RemoteState, RemoteStatus, SourceStatus, Spread,
+    ClusterStatus, NodeStatus, PublishingStatus, RemoteStatus, SourceStatus, Spread,
     ViewStatus,
 };
 
@@ -119,20 +119,13 @@ fn problem(problem: &Problem) -> String {
 }
 
 fn remote((name, remote): (&String, &status::RemoteStatus)) -> RemoteStatus {
-    let state = match remote.state {
-        status::RemoteState::Connecting => RemoteState::Connecting,
-        status::RemoteState::Syncing => RemoteState::Syncing,
-        status::RemoteState::Ready => RemoteState::Ready,
-        status::RemoteState::Silent => RemoteState::Silent,
-        status::RemoteState::Refused => RemoteState::Refused,
-    };
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let synced = remote.synced.iter();
     let counts = remote.counts.iter();
     RemoteStatus {
         name: name.clone(),
         kind: remote.kind.as_str().to_owned(),
-        state,
+        state: remote.state,
         cluster_id: remote.cluster_id,
         trust_domain: remote.trust_domain.as_ref().map(ToString::to_string),
         endpoints: remote.endpoints.clone(),

@@ -437,29 +437,6 @@ fn cluster_without_a_heartbeat_starts_demoted() {
 }
 
 #[test]
-fn only_a_complete_list_takes_away() {
-    let mut merge = mesh(sharing(true, true), sharing(true, true));
-    let tion = cluster("tion");
-    let mut state = Directory::default();
-    state.apply(put_service(service("web", true, true)));
-    state.apply(put(workload("tion", "c", &[("web", 80, 8080)])));
-    let (changes, refused) = merge.handle_partial(&tion, &state);
-    assert_eq!((changes.len(), refused.len()), (1, 0));
-    assert_eq!(endpoints(&merge), ["a", "b", "c"]);
-    let (changes, refused) = merge.handle_resync(&tion, &state);
-    assert!(
-        matches!(&changes[..], [Change::WorkloadGone(uid)] if uid.0.ends_with("/b")),
-        "{changes:?}"
-    );
-    assert!(refused.is_empty());
-    assert_eq!(endpoints(&merge), ["a", "c"]);
-    // The same list again changes nothing: no flap.
-    assert_eq!(merge.handle_resync(&tion, &state).0, []);
-    // The roots are not part of what a list takes away: without them every connection would fail.
-    assert_eq!(merge.view().bundles().count(), 2);
-}
-
-#[test]
 fn cluster_that_is_no_longer_configured_goes_whole() {
     let mut merge = mesh(sharing(true, true), sharing(true, true));
     let changes = merge.remove_remote(&cluster("tion"));
@@ -660,9 +637,12 @@ proptest! {
                     merge.handle_heartbeat(&of(c), beats, now)
                 }
                 Step::Resync(c, workloads, complete) => {
-                    let mut state = Directory::default();
-                    workloads.into_iter().for_each(|(n, s)| state.apply(put(pod(name(c), n, s))));
-                    if complete { merge.handle_resync(&of(c), &state).0 } else { merge.handle_partial(&of(c), &state).0 }
+                    let listed: BTreeMap<u8, u8> = workloads.into_iter().collect();
+                    let gone = (0..3u8).filter(|n| complete && !listed.contains_key(n));
+                    let gone = gone.map(|n| Change::WorkloadGone(pod(name(c), n, 0).uid));
+                    let listed = listed.iter().map(|(n, s)| put(pod(name(c), *n, *s)));
+                    let said = listed.chain(gone).filter_map(|change| merge.handle_remote(&of(c), change).ok());
+                    said.flatten().collect()
                 }
                 Step::Remove(c) => merge.remove_remote(&of(c)),
                 Step::Add(c) => merge.add_remote(of(c), domain(name(c))),

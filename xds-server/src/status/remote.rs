@@ -7,26 +7,10 @@ use std::{
 
 use serde::Serialize;
 use tulle_model::{ClusterName, TrustDomain};
+pub use tulle_wire::management::RemoteState;
 
 use super::number;
 use crate::{remotes::RemoteKind, rfc3339::rfc3339};
-
-/// How far the connection to another cluster is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RemoteState {
-    /// Not reached yet, or lost a moment ago.
-    #[default]
-    Connecting,
-    /// Reached; its state is not complete yet.
-    Syncing,
-    /// Its complete state is followed, and it lives.
-    Ready,
-    /// Its heartbeat stands still; its endpoints are used last.
-    Silent,
-    /// It is not taken in.
-    Refused,
-}
 
 /// Another cluster.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -51,13 +51,11 @@ impl Mesh {
         merge.handle_local(Change::Service(Arc::new(own)));
         let domain: TrustDomain = "tion.tulle".parse().unwrap();
         merge.add_remote(cluster("tion"), domain);
-        let mut state = Directory::default();
         let pod = workload("tion", "c", "n1", "Healthy");
-        state.apply(Change::Workload(Arc::new(pod)));
-        if let Some(service) = remote {
-            state.apply(Change::Service(Arc::new(service)));
+        let service = remote.map(|service| Change::Service(Arc::new(service)));
+        for change in service.into_iter().chain([Change::Workload(Arc::new(pod))]) {
+            merge.handle_remote(&cluster("tion"), change).unwrap();
         }
-        merge.handle_resync(&cluster("tion"), &state);
         merge.handle_heartbeat(&cluster("tion"), 1, Duration::ZERO);
         Mesh {
             merge,
