@@ -61,6 +61,8 @@ pub enum RequestFacts<'a> {
     Http(HttpFacts<'a>),
     /// A DNS question: the name with its final dot.
     Dns(&'a str),
+    /// There are no requests: it was looked at, and it is neither.
+    NotHttp,
 }
 
 /// An HTTP request, as the server will see it.

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use imbl::HashMap;
-use tulle_model::{Directory, Language, Workload, WorkloadUid};
+use tulle_model::{Directory, Language, RulesKey, Workload, WorkloadUid};
 
 use super::{
     Because, Direction, Flow, FlowPeer, IdentityId, Needs, Outcome, PortSetId, RequestFacts,
@@ -14,16 +14,18 @@ use super::{
     addresses::AddressState,
     demands::BlockUse,
     peers::TableKey,
-    ports::{Cell, CellAudit, CellOutcome, LANGUAGES, PortSet},
+    ports::{Cell, CellAudit, CellOutcome, LANGUAGES, PortSet, TCP},
     prefix::{Prefix, PrefixTable},
     rules::{CompiledRule, Numbered},
     tables::TableView,
 };
 use crate::{
-    Connection, authorize,
+    Asked, Connection, Judgement,
     evaluate::Verdict as Authorized,
+    judge,
     l7::HeaderEdit,
     names::{matches_name, matches_server_name},
+    noted,
 };
 
 /// The rules of a mesh, compiled for the captured pods of one node.
@@ -109,10 +111,37 @@ impl CompiledPolicy {
             source: flow.source,
             destination: flow.destination,
         };
-        match authorize(&self.directory, &subject.workload, &connection) {
-            Authorized::Denied { by } => verdict(Outcome::Deny, Because::Authorization(by)),
-            Authorized::Allowed { .. } => by_tables,
+        let asked = match request {
+            Some(RequestFacts::Http(facts)) => Asked::Http(facts),
+            None if flow.protocol == TCP => Asked::Unseen,
+            Some(RequestFacts::Dns(_) | RequestFacts::NotHttp) | None => Asked::NotHttp,
+        };
+        let mut said = by_tables;
+        match judge(&self.directory, &subject.workload, &connection, asked) {
+            Judgement::Decided(Authorized::Denied { by }) => {
+                return verdict(Outcome::Deny, Because::Authorization(by));
+            }
+            Judgement::Decided(Authorized::Allowed { .. }) => {}
+            Judgement::NeedsRequest => {
+                let needs = match said.outcome {
+                    Outcome::NeedsL7(needs) => needs,
+                    Outcome::Allow | Outcome::Deny => Needs::default(),
+                };
+                said.outcome = Outcome::NeedsL7(Needs {
+                    http: true,
+                    ..needs
+                });
+            }
         }
+        let noted = noted(&self.directory, &subject.workload, &connection, asked);
+        said.audited.extend(noted.into_iter().map(|object| RuleRef {
+            key: RulesKey {
+                language: Language::Istio,
+                object,
+            },
+            path: "spec.rules".into(),
+        }));
+        said
     }
 
     fn by_tables(
@@ -366,7 +395,7 @@ fn fits(
                 Some(found) => edits = found,
                 None => return (Fits::No, Vec::new()),
             },
-            Some(RequestFacts::Dns(_)) => return (Fits::No, Vec::new()),
+            Some(RequestFacts::Dns(_) | RequestFacts::NotHttp) => return (Fits::No, Vec::new()),
         }
     }
     if let Some(names) = rule.dns() {
@@ -377,7 +406,7 @@ fn fits(
                     return (Fits::No, Vec::new());
                 }
             }
-            Some(RequestFacts::Http(_)) => return (Fits::No, Vec::new()),
+            Some(RequestFacts::Http(_) | RequestFacts::NotHttp) => return (Fits::No, Vec::new()),
         }
     }
     if needs == Needs::default() {

@@ -223,6 +223,7 @@ fn probes() -> impl Iterator<Item = IpAddr> {
 }
 
 /// A random flow with a random request, held against the interpreter; whether it was one that can be.
+#[expect(clippy::too_many_lines, reason = "a flow is drawn from top to bottom")]
 fn check_flow(bench: &Bench, dice: &mut Dice) -> bool {
     let World {
         directory,
@@ -293,8 +294,9 @@ fn check_flow(bench: &Bench, dice: &mut Dice) -> bool {
         authority: dice.pick(&["web", "web:80", "db"]),
         headers: if dice.one_in(2) { right } else { &[] },
     };
-    let request = match dice.below(3) {
+    let request = match dice.below(4) {
         0 => None,
+        3 => Some(RequestFacts::NotHttp),
         1 => Some(RequestFacts::Http(facts)),
         _ => Some(RequestFacts::Dns(dice.pick(&NAMES))),
     };
