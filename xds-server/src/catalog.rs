@@ -13,8 +13,8 @@ use std::{
 
 use serde::Serialize;
 use tulle_model::{
-    Authorization, Change, ClusterName, NamespacedName, Rules, RulesKey, Service, TrustDomain,
-    Workload, WorkloadUid,
+    Authorization, Change, ClusterName, Language, NamespacedName, Rules, RulesKey, Service,
+    TrustDomain, Workload, WorkloadUid,
 };
 use tulle_policy::istio::{PeerAuthentications, ROOT_NAMESPACE};
 
@@ -368,7 +368,12 @@ impl Catalog {
                             .pods
                             .extend(self.pods_in(&policy.authorization.namespace));
                     }
-                    dirty.policies.insert(policy.authorization.key());
+                    let object = policy.authorization.key();
+                    dirty.rules.insert(RulesKey {
+                        language: Language::Istio,
+                        object: object.clone(),
+                    });
+                    dirty.policies.insert(object);
                 }
                 SourcePolicy::PeerAuthentication(_) => dirty.peer_authentications = true,
                 SourcePolicy::Network(policy) => {

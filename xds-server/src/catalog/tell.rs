@@ -60,6 +60,11 @@ impl Catalog {
         };
         match self.policies.get(&object)? {
             SourcePolicy::Network(policy) => Some(Arc::clone(&policy.rules)),
+            // What the form for L4 proxies cannot say travels beside it.
+            SourcePolicy::Authorization(policy) if policy.authorization.exceeds_l4() => {
+                let whole = Authorization::clone(&policy.authorization);
+                Some(Arc::new(Rules::Authorization(whole)))
+            }
             SourcePolicy::Authorization(_)
             | SourcePolicy::PeerAuthentication(_)
             | SourcePolicy::NotForNodeProxies(_) => None,

@@ -626,6 +626,30 @@ fn selectors_bind_workloads() {
     assert_eq!(known, ["shop/all", "shop/other"]);
 }
 
+#[test]
+fn a_policy_that_speaks_of_requests_travels_in_full_beside_its_form_for_l4() {
+    let policy = |operation: serde_json::Value| {
+        put(
+            json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "shop"},
+            "spec": {"rules": [{"to": [{"operation": operation}]}]}}),
+        )
+    };
+    let mut catalog = catalog();
+    let mut directory = Directory::default();
+    let mut apply = |change: ObjectChange| {
+        let facts = catalog.apply([change]);
+        facts.into_iter().for_each(|c| directory.apply(c));
+        let rules = directory.rules().map(|rules| rules.key().to_string());
+        (directory.policies().count(), rules.collect::<Vec<_>>())
+    };
+    let with_requests = policy(json!({"methods": ["GET"]}));
+    let full = vec!["istio/shop/p".to_owned()];
+    assert_eq!(apply(with_requests.clone()), (1, full.clone()));
+    assert_eq!(apply(policy(json!({"ports": ["80"]}))), (1, vec![]));
+    assert_eq!(apply(with_requests.clone()), (1, full));
+    assert_eq!(apply(gone(&with_requests)), (0, vec![]));
+}
+
 /// A small world of objects that touch each other.
 fn objects() -> Vec<ObjectChange> {
     let strict = json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "STRICT"}}});
