@@ -157,6 +157,14 @@ impl Kind {
         }
     }
 
+    /// The version of its group that the lab speaks.
+    pub fn version(self) -> &'static str {
+        match self.group() {
+            "cilium.io" => "v2",
+            _ => "v1",
+        }
+    }
+
     /// Whether objects of the kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
         !matches!(

@@ -186,11 +186,11 @@ fn read_kind(value: &Value, place: (usize, usize), report: &mut Report<'_>) -> O
         .unwrap_or_default();
     let (group, number) = version.split_once('/').unwrap_or(("", version));
     let istio_beta = kind.group() == "security.istio.io" && number == "v1beta1";
-    if group != kind.group() || (number != "v1" && !istio_beta) {
+    if group != kind.group() || (number != kind.version() && !istio_beta) {
         let expected = if kind.group().is_empty() {
-            "v1".to_owned()
+            kind.version().to_owned()
         } else {
-            format!("{}/v1", kind.group())
+            format!("{}/{}", kind.group(), kind.version())
         };
         let message = format!("`{version}` is not the version of {kind}, expected `{expected}`");
         report.add(place, &root.key("apiVersion"), message);
