@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tulle_datapath::SockmapMode;
+use tulle_datapath::{Enforcement, SockmapMode};
 use tulle_model::{ClusterName, TrustDomain};
 
 use crate::plane::InboundMode;
@@ -56,6 +56,8 @@ pub struct Config {
     pub host_addresses: Vec<IpAddr>,
     /// How pods of this node reach each other.
     pub same_node: SameNode,
+    /// How a connection that policy denies looks to whoever opens it.
+    pub denied: Enforcement,
     /// Where the last known view is kept; without it a restart needs the xds-server.
     pub state: Option<PathBuf>,
 }

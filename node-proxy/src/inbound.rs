@@ -13,6 +13,6 @@ pub(crate) use plaintext::serve as serve_plaintext;
 pub(crate) use sessions::{Sessions, watch_policy};
 
 /// The name in metrics of a connection that a new policy ended.
-const POLICY_CHANGED: &str = "policy_changed";
+pub(crate) const POLICY_CHANGED: &str = "policy_changed";
 /// The name in metrics of a connection that policy refuses.
-const DENIED: &str = "denied";
+pub(crate) const DENIED: &str = "denied";

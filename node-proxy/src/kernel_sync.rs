@@ -28,7 +28,7 @@ use crate::{
 };
 
 use table::{NodeView, Sources, TableCache};
-pub use touched::{TouchLog, Touched};
+pub use touched::{PolicyWork, TouchLog, Touched};
 
 /// Where tables go: the datapath, or a recorder in tests.
 pub trait Tables: Send + Sync + 'static {

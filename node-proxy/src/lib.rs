@@ -15,6 +15,7 @@ pub mod outbound;
 pub mod plane;
 pub mod pod;
 pub mod pods;
+pub mod policy;
 pub mod published;
 pub mod pump;
 pub mod run;

@@ -18,11 +18,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tulle_datapath::OriginalDestination;
 use tulle_identity::Svid;
 use tulle_model::{Directory, SpiffeId, TunnelProtocol};
+use tulle_policy::compiled::Outcome;
 
 use crate::{
     health::Witness,
+    inbound::{DENIED, POLICY_CHANGED},
     plane::{Direction, Security, TunnelSide},
     pod::{ConnectionLimit, Pod, accept_all},
+    policy::Judge,
     pump::{AppSocket, pump, relay},
     tunnel::{ConnectHeaders, PoolKey, TunnelStream},
 };
@@ -67,20 +70,58 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, downstream: SocketAddr) {
                 "an outbound connection failed"
             );
             metrics.count_failed(Direction::Outbound, error.reason());
+            if error.is_denied() {
+                Box::pin(keep_silent(pod, &application)).await;
+            }
             return;
         }
     };
-    match upstream {
+    let (upstream, judge) = upstream;
+    let session = pod.sessions.open(judge);
+    if !session.is_still_allowed() {
+        metrics.count_failed(Direction::Outbound, DENIED);
+        return;
+    }
+    // Boxed: it waits as long as the connection lives.
+    let forbidden = Box::pin(async move { session.forbidden().await });
+    match *upstream {
         Upstream::Tunnel(stream) => {
             let open = metrics.open_connection(Direction::Outbound, Security::MutualTls);
             let _counted = metrics.stream_guard(TunnelSide::Client);
-            open.end(pump(application, stream, &pod.outbound).await.reason());
+            let reason = tokio::select! {
+                ended = pump(application, stream, &pod.outbound) => ended.reason(),
+                // The pump is dropped: both sides see a reset.
+                () = forbidden => POLICY_CHANGED,
+            };
+            open.end(reason);
         }
-        Upstream::Plain(other) => {
-            let open = metrics.open_connection(Direction::Outbound, Security::Plaintext);
-            open.end(relay(application, other, &pod.outbound).await.reason());
-        }
+        // Boxed: there are few of them, and tunnels need not have room for them.
+        Upstream::Plain(other) => Box::pin(go_plain(pod, application, other, forbidden)).await,
     }
+}
+
+/// Neither answers nor closes, as a network would that loses the packets; the application's patience decides how long.
+async fn keep_silent(pod: &Pod, application: &AppSocket) {
+    if let Some(longest) = pod.plane.settings.denied_silence {
+        let _patience = tokio::time::timeout(longest, application.ended()).await;
+    }
+}
+
+/// The bytes of a connection that leaves the mesh.
+async fn go_plain(
+    pod: &Pod,
+    application: AppSocket,
+    other: AppSocket,
+    forbidden: impl Future<Output = ()>,
+) {
+    let metrics = &pod.plane.metrics;
+    let open = metrics.open_connection(Direction::Outbound, Security::Plaintext);
+    let reason = tokio::select! {
+        ended = relay(application, other, &pod.outbound) => ended.reason(),
+        // The relay is dropped: both sides see a reset.
+        () = forbidden => POLICY_CHANGED,
+    };
+    open.end(reason);
 }
 
 enum Upstream {
@@ -92,7 +133,7 @@ async fn reach_unless_broken(
     pod: &Arc<Pod>,
     application: &AppSocket,
     downstream: SocketAddr,
-) -> Result<Upstream, OutboundError> {
+) -> Result<(Box<Upstream>, Arc<Judge>), OutboundError> {
     let began = Instant::now();
     let original = pod
         .plane
@@ -120,7 +161,7 @@ async fn reach(
     pod: &Arc<Pod>,
     original: OriginalDestination,
     downstream: SocketAddr,
-) -> Result<Upstream, OutboundError> {
+) -> Result<(Box<Upstream>, Arc<Judge>), OutboundError> {
     let plane = &pod.plane;
     let health = &plane.shared.health;
     let directory = plane.directory.snapshot();
@@ -135,6 +176,14 @@ async fn reach(
             plane.metrics.connect_retries.inc();
         }
         let may_leave = attempt < attempts_max;
+        let judge = judge(pod, &directory, &candidate);
+        let verdict = judge.settled_connection().await;
+        if verdict.outcome == Outcome::Deny {
+            return Err(OutboundError::Denied {
+                address: candidate.address,
+                verdict: Box::new(verdict),
+            });
+        }
         let reached = match prepare(pod, &directory, &candidate, downstream).await {
             Ok(way) => go(pod, way, &candidate, may_leave.then_some(&candidates)).await,
             Err(error) => Err(error),
@@ -142,7 +191,7 @@ async fn reach(
         match reached {
             Ok(upstream) => {
                 health.record_success(candidate.address);
-                return Ok(upstream);
+                return Ok((Box::new(upstream), Arc::new(judge)));
             }
             Err(error) => {
                 if let Some(failure) = error.failure() {
@@ -159,6 +208,23 @@ async fn reach(
     Err(failure.unwrap_or(OutboundError::NoEndpoint {
         requested: original.requested,
     }))
+}
+
+/// What policy is asked about a connection to the candidate.
+fn judge(pod: &Pod, directory: &Directory, candidate: &Candidate) -> Judge {
+    let address = candidate.address;
+    let workload = directory.workload_at(address.ip());
+    // A tunnel ends at whoever proves to be the workload, or nowhere.
+    let proven = workload
+        .filter(|workload| workload.tunnel_protocol == TunnelProtocol::Hbone)
+        .map(|workload| workload.identity());
+    Judge::outbound(
+        pod.plane.policy.clone(),
+        pod.workload_uid(),
+        proven,
+        source_ip(pod, address.ip()),
+        address,
+    )
 }
 
 /// How an endpoint is reached.
@@ -214,11 +280,14 @@ async fn prepare(
     downstream: SocketAddr,
 ) -> Result<Way, OutboundError> {
     let address = candidate.address;
-    let workload = directory
-        .workload_at(address.ip())
-        .ok_or(OutboundError::UnknownWorkload {
-            address: address.ip(),
-        })?;
+    let workload = match directory.workload_at(address.ip()) {
+        Some(workload) => workload,
+        None if candidate.is_outside => return Ok(Way::Plain(address)),
+        None => {
+            let address = address.ip();
+            return Err(OutboundError::UnknownWorkload { address });
+        }
+    };
     match workload.tunnel_protocol {
         TunnelProtocol::None => Ok(Way::Plain(address)),
         TunnelProtocol::Hbone => {

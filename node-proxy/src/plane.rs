@@ -19,6 +19,7 @@ pub(crate) use tasks::Tasks;
 
 use crate::{
     health::{Health, Probe},
+    policy::PolicyView,
     published::Published,
     pump::BufferPool,
     tunnel::{HeldBytes, Probers},
@@ -28,6 +29,8 @@ use crate::{
 pub struct Plane {
     /// The mesh as this node knows it.
     pub directory: Published<Directory>,
+    /// The rules of all policies, compiled.
+    pub policy: PolicyView,
     /// The certificates of this node's workloads.
     pub svids: Arc<SvidManager>,
     /// Handshakes of the mesh.

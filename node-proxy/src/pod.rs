@@ -16,7 +16,7 @@ use http::HeaderValue;
 use tokio::net::TcpListener;
 use tulle_datapath::{BLACK_HOLE_PORT, BlackHole, CapturePodError, LocalConnection, PodCapture};
 use tulle_identity::{GetSvidError, Svid};
-use tulle_model::{Directory, SpiffeId, Workload};
+use tulle_model::{Directory, SpiffeId, Workload, WorkloadUid};
 
 pub(crate) use accept::{ConnectionLimit, accept_all};
 
@@ -272,6 +272,14 @@ impl Pod {
         workload.namespace == self.descriptor.namespace
             && workload.name == self.descriptor.name
             && workload.service_account == self.descriptor.service_account
+    }
+
+    /// The pod's name in the mesh.
+    pub(crate) fn workload_uid(&self) -> WorkloadUid {
+        let PodDescriptor {
+            namespace, name, ..
+        } = &self.descriptor;
+        WorkloadUid::of_pod(&self.plane.cluster, namespace, name)
     }
 
     /// The pod's entry in the directory.

@@ -42,6 +42,8 @@ pub struct PodsView {
     /// Addresses of pods that an earlier process captured and whose proxy is not there yet. The kernel still captures them, so
     /// the ways that it takes to them stay as they are.
     pub adopted: BTreeSet<IpAddr>,
+    /// Those pods themselves.
+    pub adopted_pods: Vec<PodDescriptor>,
 }
 
 /// One pod.
@@ -115,7 +117,10 @@ pub fn adopt(dir: &Path, uids: &[String]) -> Adoption {
     let mut adoption = Adoption::default();
     for uid in uids {
         match scan.pods.values().find(|pod| pod.uid == *uid) {
-            Some(pod) => adoption.view.adopted.extend(&pod.addresses),
+            Some(pod) => {
+                adoption.view.adopted.extend(&pod.addresses);
+                adoption.view.adopted_pods.push(pod.clone());
+            }
             // A file that cannot be read may be this pod's.
             None if scan.invalid.is_empty() => adoption.gone.push(uid.clone()),
             None => {}

@@ -21,9 +21,14 @@ pub struct Publisher<T> {
 impl<T> Publisher<T> {
     /// Starts with `initial` as the first snapshot.
     pub fn new(initial: T) -> Self {
+        Publisher::from_arc(Arc::new(initial))
+    }
+
+    /// As [`Publisher::new`], for a value that is shared already.
+    pub fn from_arc(initial: Arc<T>) -> Self {
         let (generation, _) = watch::channel(0);
         Publisher {
-            value: Arc::new(ArcSwap::from_pointee(initial)),
+            value: Arc::new(ArcSwap::new(initial)),
             generation,
         }
     }

@@ -7,6 +7,7 @@ mod bundles;
 mod collectors;
 mod limits;
 mod memory;
+mod policy;
 
 use std::{
     error::Error,
@@ -26,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tulle_datapath::{CapturePorts, Datapath, DatapathSettings, OpenDatapathError};
+use tulle_datapath::{CapturePorts, Datapath, DatapathSettings, Enforcement, OpenDatapathError};
 use tulle_identity::{
     CaClient, CaClientConfig, MeshTls, OpenCaClientError, SVID_TTL_DEFAULT, SvidManager,
     SvidManagerSettings,
@@ -42,6 +43,7 @@ use crate::{
     metrics::{ControlMetrics, ProcessCollector},
     plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pods::{self, PodKeeper, PodsView, ProxyRunner},
+    policy::{PolicyKeeper, PolicyView},
     published::{Published, Publisher},
     xds::{MtlsChannel, XdsClient, XdsSettings},
 };
@@ -60,7 +62,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
         address: config.admin,
         source,
     })?;
-    let datapath = Arc::new(Datapath::open(&datapath_settings(&config))?);
+    let datapath = Arc::new(Datapath::open_enforcing(
+        &datapath_settings(&config),
+        config.denied,
+    )?);
     let data = runtime::Builder::new_multi_thread()
         .thread_name("data-plane")
         .enable_all()
@@ -116,6 +121,11 @@ async fn supervise(
         "the kernel's tables",
         wired.kernel_sync.run(stop.tables.clone()),
     ));
+    let mut rules = wired.policies.status.subscribe();
+    control.spawn(named(
+        "the rules of policies",
+        wired.policies.run(stop.tables.clone()),
+    ));
     control.spawn(named(
         "the health of endpoints",
         wired.health.run(stop.everything.clone()),
@@ -130,7 +140,10 @@ async fn supervise(
     ));
 
     // A pod that is captured before the kernel knows the mesh would speak plaintext to it.
-    let first_tables = tables.wait_for(|status| status.applied > 0);
+    let first_tables = async {
+        let _tables = tables.wait_for(|status| status.applied > 0).await;
+        rules.wait_for(|status| status.applied > 0).await
+    };
     // All arms are cancel-safe: a signal stays pending, a wait and a join lose nothing.
     let mut outcome = tokio::select! {
         _applied = first_tables => Ok(None),
@@ -189,6 +202,7 @@ struct Stops {
 struct Wired {
     xds: XdsClient,
     kernel_sync: KernelSync,
+    policies: PolicyKeeper,
     health: HealthKeeper,
     reaper: Reaper,
     bundles: BundleKeeper,
@@ -216,7 +230,19 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
     let directory = xds.directory();
     let pods_view = Publisher::new(adopt_pods(config, &datapath));
     let kernel: Arc<dyn Kernel> = Arc::<Datapath>::clone(&datapath);
-    let plane = data_plane(config, &directory, &svids, &tls, &kernel, plane_metrics);
+    let policy::Policies {
+        keeper: policies,
+        view: policy,
+        learner: _,
+    } = policy::policies(
+        config,
+        &directory,
+        pods_view.subscribe(),
+        &touched,
+        &datapath,
+        &mut registry,
+    );
+    let plane = data_plane(config, policy, &svids, &tls, &kernel, plane_metrics);
     let health = Arc::clone(&plane.shared.health);
     health.metrics().register(&mut registry);
     let (keeper, reaper) = health_keepers(&plane, &touched, &datapath);
@@ -256,6 +282,7 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
     Ok(Wired {
         xds,
         kernel_sync,
+        policies,
         health: keeper,
         reaper,
         bundles,
@@ -266,14 +293,15 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
 
 fn data_plane(
     config: &Config,
-    directory: &Published<Directory>,
+    policy: PolicyView,
     svids: &Arc<SvidManager>,
     tls: &Arc<MeshTls>,
     kernel: &Arc<dyn Kernel>,
     metrics: Arc<PlaneMetrics>,
 ) -> Arc<Plane> {
     Arc::new(Plane {
-        directory: directory.clone(),
+        directory: policy.directory.clone(),
+        policy,
         svids: Arc::clone(svids),
         tls: Arc::clone(tls),
         kernel: Arc::clone(kernel),
@@ -378,6 +406,7 @@ fn plane_settings(config: &Config) -> PlaneSettings {
     PlaneSettings {
         inbound_mode: config.inbound,
         host_addresses: config.host_addresses.clone(),
+        denied_silence: (config.denied == Enforcement::Drop).then_some(DENIED_SILENCE),
         ..PlaneSettings::default()
     }
 }
@@ -435,6 +464,7 @@ fn pod_keeper(
         on_change: Box::new(move |addresses| {
             let mut changed = Touched::default();
             changed.note_addresses(&directory.snapshot(), addresses.iter().copied());
+            // Also has the rules compiled for the pods that there are now.
             touched.add(changed);
         }),
         metrics: Arc::clone(&metrics.pods),
@@ -570,6 +600,8 @@ pub enum RunError {
     },
 }
 
+/// As long as Linux sends a first packet again that nobody answers (`tcp_syn_retries` = 6).
+const DENIED_SILENCE: Duration = Duration::from_secs(127);
 /// Where the mesh's own programs run.
 const OWN_NAMESPACE: &str = "tulle-system";
 /// What is done after the drain takes milliseconds; only a hanging disk takes longer.

@@ -37,9 +37,9 @@ pub use records::{
     EvictionSlot, INLINE_SLOTS, InlineSlot, JoinRequest, ListenerKey, MAGLEV_CHUNK_LEN,
     MAGLEV_CHUNKS, MAGLEV_POSITIONS, MEMBER_JOINED, MEMBER_LEFT, MaglevChunk, MaglevKey, MemberKey,
     Membership, NOTE_ACCEPTED, NOTE_ANNOUNCING, NOTE_DENIED, NOTE_DIRECT, NOTE_DNS, NOTE_PROXIED,
-    NOTE_TRANSLATED, OriginalKey, OriginalValue, PATH_DIRECT, PATH_PLAIN, PATH_PROXY,
-    PodAddressKey, PodValue, SIDE_APPLICATION, SIDE_PROXY, ServiceKey, ServiceValue, SocketNote,
-    SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue, bpf_timer,
+    NOTE_PROXIED_OUTSIDE, NOTE_TRANSLATED, OriginalKey, OriginalValue, PATH_DIRECT, PATH_PLAIN,
+    PATH_PROXY, PodAddressKey, PodValue, SIDE_APPLICATION, SIDE_PROXY, ServiceKey, ServiceValue,
+    SocketNote, SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue, bpf_timer,
 };
 pub use settings::{
     ENFORCEMENT_DROP, ENFORCEMENT_OFF, ENFORCEMENT_REJECT, KernelOffsets, PodSettings,

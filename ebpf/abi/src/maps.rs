@@ -84,7 +84,7 @@ pub const MAPS: &[MapLayout] = &[
     map::<Address, u64>("OWNERS", 1, POD_ADDRESSES_MAX),
     map::<PodAddressKey, u32>("POD_ADDRESSES", 1, POD_ADDRESSES_MAX),
     map::<ListenerKey, u32>("LISTENERS", 1, LISTENERS_MAX),
-    map::<OriginalKey, OriginalValue>("ORIGINALS", 1, ORIGINALS_MAX),
+    map::<OriginalKey, OriginalValue>("ORIGINALS", 2, ORIGINALS_MAX),
     map::<u64, Endpoint>("ANNOUNCED", 1, PEERS_MAX),
     map::<TupleKey, Endpoint>("PEERS", 1, PEERS_MAX),
     map::<TupleKey, u32>("DIRECTS", 1, DIRECTS_MAX),

@@ -13,6 +13,8 @@ pub const PATH_PLAIN: u32 = 3;
 
 /// The socket's connection was handed to the node proxy.
 pub const NOTE_PROXIED: u32 = 1;
+/// The same, but its backend is outside the mesh: only policy wants the proxy to see it.
+pub const NOTE_PROXIED_OUTSIDE: u32 = 8;
 /// The socket was connected straight to a workload of this node.
 pub const NOTE_DIRECT: u32 = 2;
 /// The socket was accepted, and its peer was announced by the proxy.
@@ -233,11 +235,13 @@ records! {
     }
 
     /// Where a captured connection wanted to go.
-    struct OriginalValue: 40 {
+    struct OriginalValue: 44 {
         /// What the application asked for.
         requested: Endpoint,
         /// The backend that was chosen for it.
         backend: Endpoint,
+        /// 1: the backend is outside the mesh, so no tunnel leads there.
+        is_outside: u32,
     }
 
     /// A TCP connection seen from one end.

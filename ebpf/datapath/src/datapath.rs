@@ -295,6 +295,7 @@ impl Datapath {
         Some(OriginalDestination {
             requested: value.requested.into(),
             backend: value.backend.into(),
+            is_outside: value.is_outside != 0,
         })
     }
 

@@ -38,6 +38,8 @@ pub struct OriginalDestination {
     pub requested: SocketAddr,
     /// The backend that the kernel side chose; the same as `requested` when a workload was asked for by its own address.
     pub backend: SocketAddr,
+    /// The backend is outside the mesh: only policy led the connection to the proxy, and no tunnel leads on.
+    pub is_outside: bool,
 }
 
 impl NetnsCookie {

@@ -2,8 +2,8 @@
 
 use tulle_abi::{
     Endpoint, IDENTITY_NONE, LOOPBACK_V4, LOOPBACK_V6, NOTE_DIRECT, NOTE_DNS, NOTE_PROXIED,
-    NOTE_TRANSLATED, PATH_DIRECT, PATH_PLAIN, PATH_PROXY, PROTOCOL_TCP, Program, Reason,
-    ServiceKey, ServiceValue,
+    NOTE_PROXIED_OUTSIDE, NOTE_TRANSLATED, PATH_DIRECT, PATH_PLAIN, PATH_PROXY, PROTOCOL_TCP,
+    Program, Reason, ServiceKey, ServiceValue,
 };
 
 use crate::{
@@ -85,7 +85,11 @@ pub(crate) fn decide(
         return Decision::Send {
             to: loopback_of(wanted, settings::outbound_port()),
             backend,
-            kind: NOTE_PROXIED,
+            kind: if path == PATH_PLAIN {
+                NOTE_PROXIED_OUTSIDE
+            } else {
+                NOTE_PROXIED
+            },
             reason: Reason::Proxied,
         };
     }

@@ -9,8 +9,9 @@ use aya_ebpf::{
 };
 use tulle_abi::{
     Address, Endpoint, FAMILY_V4, MEMBER_JOINED, Membership, NOTE_ACCEPTED, NOTE_ANNOUNCING,
-    NOTE_DIRECT, NOTE_PROXIED, NOTE_TRANSLATED, OriginalKey, OriginalValue, Program, Reason,
-    SIDE_APPLICATION, SIDE_PROXY, SOCKMAP_FULL, SOCKMAP_OFF, SocketNote, SocketPointer, TupleKey,
+    NOTE_DIRECT, NOTE_PROXIED, NOTE_PROXIED_OUTSIDE, NOTE_TRANSLATED, OriginalKey, OriginalValue,
+    Program, Reason, SIDE_APPLICATION, SIDE_PROXY, SOCKMAP_FULL, SOCKMAP_OFF, SocketNote,
+    SocketPointer, TupleKey,
 };
 
 use crate::{
@@ -62,7 +63,7 @@ fn remember_listener(ctx: &SockOpsContext) {
 fn connecting(ctx: &SockOpsContext) {
     if let Some(note) = NOTES.of(sk(ctx)) {
         match note.kind {
-            NOTE_PROXIED => record_original(ctx, note),
+            NOTE_PROXIED | NOTE_PROXIED_OUTSIDE => record_original(ctx, note),
             NOTE_DIRECT => {
                 record_direct(ctx);
                 failure::connecting(ctx);
@@ -85,6 +86,7 @@ fn record_original(ctx: &SockOpsContext, note: &SocketNote) {
     let value = OriginalValue {
         requested: note.shown,
         backend: note.backend,
+        is_outside: u32::from(note.kind == NOTE_PROXIED_OUTSIDE),
     };
     let reason = match ORIGINALS.insert(original_key(ctx, local(ctx)), value, 0) {
         Ok(()) => Reason::OriginalRecorded,
@@ -138,7 +140,9 @@ fn established_active(ctx: &SockOpsContext) {
         return;
     };
     match kind {
-        NOTE_PROXIED | NOTE_DIRECT => join_application(ctx, sock, kernel::is_nonblocking(sock)),
+        NOTE_PROXIED | NOTE_PROXIED_OUTSIDE | NOTE_DIRECT => {
+            join_application(ctx, sock, kernel::is_nonblocking(sock))
+        }
         NOTE_ANNOUNCING => join_proxy(ctx, sock),
         _ => {}
     }
@@ -276,7 +280,7 @@ fn forget(ctx: &SockOpsContext, old: u32) {
     }
     match NOTES.of(sk(ctx)).map(|note| note.kind) {
         // A connection that came to be may still wait for the proxy's accept, so its record stays until the proxy's end closes.
-        Some(NOTE_PROXIED) if old == STATE_SYN_SENT => {
+        Some(NOTE_PROXIED | NOTE_PROXIED_OUTSIDE) if old == STATE_SYN_SENT => {
             let _ = ORIGINALS.remove(original_key(ctx, local));
         }
         Some(NOTE_DIRECT) => {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser;
-use tulle_datapath::SockmapMode;
+use tulle_datapath::{Enforcement, SockmapMode};
 
 use super::{Config, ConfigFault, ConfigFaults, SameNode, XdsAddress, own_cgroup};
 use crate::plane::InboundMode;
@@ -69,6 +69,9 @@ pub struct RawConfig {
     /// How pods of this node reach each other: direct or mtls
     #[arg(long, value_name = "MODE", default_value = "direct")]
     pub same_node: String,
+    /// How a connection that policy denies looks: drop (nobody answers) or reject (the call fails at once)
+    #[arg(long, value_name = "MODE", default_value = "drop")]
+    pub denied: String,
     /// Keep the last known view here and start from it
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
@@ -103,6 +106,7 @@ impl TryFrom<RawConfig> for Config {
             .map(|text| address(text))
             .collect::<Result<_, _>>();
         let host_addresses: Option<Vec<IpAddr>> = f.value("--host-address", hosts);
+        let denied = f.value("--denied", denied_mode(&raw.denied));
         let same_node = f.value("--same-node", same_node_mode(&raw.same_node));
         let state = match raw.state {
             Some(path) => f.value("--state", state_file(path)).map(Some),
@@ -126,6 +130,7 @@ impl TryFrom<RawConfig> for Config {
                 drain_timeout: drain_timeout?,
                 host_addresses: host_addresses?,
                 same_node: same_node?,
+                denied: denied?,
                 state: state?,
             })
         };
@@ -271,6 +276,14 @@ fn sockmap_mode(text: &str) -> Result<SockmapMode, String> {
         _ => Err(format!(
             "{text:?} is not a mode: expected auto, off, to-proxy or full"
         )),
+    }
+}
+
+fn denied_mode(text: &str) -> Result<Enforcement, String> {
+    match text {
+        "drop" => Ok(Enforcement::Drop),
+        "reject" => Ok(Enforcement::Reject),
+        _ => Err(format!("{text:?} is not a mode: expected drop or reject")),
     }
 }
 

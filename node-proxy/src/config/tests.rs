@@ -1,6 +1,7 @@
 use std::{fs, path::PathBuf};
 
 use clap::Parser;
+use tulle_datapath::Enforcement;
 
 use super::{Config, ConfigFaults, RawConfig, SameNode, cgroup::locate};
 use crate::plane::InboundMode;
@@ -107,16 +108,17 @@ fn every_fault_is_reported_at_once() {
         drain_timeout: "-1".to_owned(),
         host_address: vec!["somewhere".to_owned()],
         same_node: "maybe".to_owned(),
+        denied: "quietly".to_owned(),
         state: Some(PathBuf::from("/nonexistent/state")),
     };
     let faults = Config::try_from(raw).unwrap_err();
-    assert_eq!(faults.0.len(), 17, "{faults}");
+    assert_eq!(faults.0.len(), 18, "{faults}");
     let text = faults.to_string();
     assert!(
         text.contains("--xds: \"http://host:1\" is not an address"),
         "{text}"
     );
-    assert_eq!(text.lines().count(), 18);
+    assert_eq!(text.lines().count(), 19);
 }
 
 #[test]
@@ -138,12 +140,15 @@ fn values_are_understood() {
         "fd00:18:1::11",
         "--same-node",
         "mtls",
+        "--denied",
+        "reject",
         "--state",
         &state,
     ];
     let config = scene.config(&more).unwrap();
     assert_eq!(config.inbound, InboundMode::Strict);
     assert_eq!(config.same_node, SameNode::Mtls);
+    assert_eq!(config.denied, Enforcement::Reject);
     assert_eq!(config.host_addresses.len(), 2);
     assert_eq!(config.state, Some(PathBuf::from(state)));
 }

@@ -10,12 +10,13 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 use tulle_identity::{HandshakeError, Peer, TlsStream};
 use tulle_model::{Directory, NamespacedName, Protocol, Workload};
-use tulle_policy::{Connection, Verdict, authorize};
+use tulle_policy::compiled::Outcome;
 
 use super::{DENIED, POLICY_CHANGED, application};
 use crate::{
     plane::{Direction, Security, TunnelSide},
     pod::{ConnectionLimit, Pod, accept_all},
+    policy::Judge,
     pump::{AppSocket, pump},
     tunnel::{
         self, Authority, IncomingStream, Refusal, TunnelIo, forwarded_client, parse_authority,
@@ -120,13 +121,11 @@ async fn carry(pod: &Arc<Pod>, end: &TunnelEnd, incoming: Box<IncomingStream>) {
     // Before the answer: from the first byte on, the connection ends when policy says so.
     let Admitted {
         application,
-        destination,
+        judge,
         judged,
     } = admitted;
-    let session = pod
-        .sessions
-        .open(Some(Arc::clone(&end.proven)), end.peer.ip(), destination);
-    if !session.is_still_allowed(pod, &judged) {
+    let session = pod.sessions.open(judge);
+    if !session.is_still_allowed() {
         metrics.count_failed(Direction::Inbound, DENIED);
         incoming.refuse(Refusal::Denied);
         return;
@@ -150,7 +149,7 @@ async fn carry(pod: &Arc<Pod>, end: &TunnelEnd, incoming: Box<IncomingStream>) {
 /// A stream that may be answered with 200.
 struct Admitted {
     application: AppSocket,
-    destination: SocketAddr,
+    judge: Arc<Judge>,
     /// The view by which policy allowed it.
     judged: Arc<Directory>,
 }
@@ -164,13 +163,16 @@ async fn admit(
     let began = Instant::now();
     let directory = pod.plane.directory.snapshot();
     let (workload, destination) = destination(pod, &directory, end.local, incoming)?;
-    let connection = Connection {
-        peer: Some(&end.proven.id),
-        source: end.peer.ip(),
+    let judge = Judge::inbound(
+        pod.plane.policy.clone(),
+        workload.uid.clone(),
+        Some(end.proven.id.clone()),
+        end.peer.ip(),
         destination,
-    };
-    if let Verdict::Denied { by } = authorize(&directory, workload, &connection) {
-        tracing::info!(pod = %pod.descriptor.name, peer = %end.proven.id, %destination, ?by, "policy refuses a connection");
+    );
+    let verdict = judge.settled_connection().await;
+    if verdict.outcome == Outcome::Deny {
+        tracing::info!(pod = %pod.descriptor.name, peer = %end.proven.id, %destination, %verdict, "policy refuses a connection");
         return Err((Refusal::Denied, DENIED));
     }
     // The port of the application itself, if its proxy tells it; its address must be the proven tunnel's.
@@ -188,7 +190,7 @@ async fn admit(
         .observe_connect(Direction::Inbound, began.elapsed().as_secs_f64());
     Ok(Admitted {
         application,
-        destination,
+        judge: Arc::new(judge),
         judged: directory,
     })
 }

@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tulle_model::Directory;
-use tulle_policy::{Connection, Verdict, authorize};
+use tulle_policy::compiled::Outcome;
 
 use super::{DENIED, POLICY_CHANGED, application};
 use crate::{
     plane::{Direction, InboundMode, Security},
     pod::{ConnectionLimit, Pod, accept_all},
+    policy::Judge,
     pump::{AppSocket, relay},
 };
 
@@ -40,24 +40,21 @@ pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
 async fn carry(pod: &Arc<Pod>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) {
     let metrics = &pod.plane.metrics;
     let downstream = AppSocket::new(stream);
-    let judged = pod.plane.directory.snapshot();
-    let application = match Box::pin(admit(pod, &judged, client, destination)).await {
-        Ok(application) => application,
+    let (application, judge) = match Box::pin(admit(pod, client, destination)).await {
+        Ok(admitted) => admitted,
         Err(reason) => {
             metrics.count_failed(Direction::Inbound, reason);
             return;
         }
     };
     // The node's own probes belong to no session: policy does not speak of them, before or after.
-    let session =
-        (!is_of_node(pod, client)).then(|| pod.sessions.open(None, client.ip(), destination));
+    let session = judge.map(|judge| pod.sessions.open(judge));
     if let Some(session) = &session
-        && !session.is_still_allowed(pod, &judged)
+        && !session.is_still_allowed()
     {
         metrics.count_failed(Direction::Inbound, DENIED);
         return;
     }
-    drop(judged);
     let forbidden = Box::pin(async {
         match &session {
             Some(session) => session.forbidden().await,
@@ -73,14 +70,14 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, client: SocketAddr, destinatio
     open.end(reason);
 }
 
+/// Connects to the application, and says what goes on judging the connection.
 async fn admit(
     pod: &Arc<Pod>,
-    directory: &Directory,
     client: SocketAddr,
     destination: SocketAddr,
-) -> Result<AppSocket, &'static str> {
+) -> Result<(AppSocket, Option<Arc<Judge>>), &'static str> {
     let began = Instant::now();
-    check(pod, directory, client, destination)?;
+    let judge = check(pod, client, destination).await?;
     let application = application::connect(pod, destination, client)
         .await
         .map_err(|error| {
@@ -90,15 +87,14 @@ async fn admit(
     pod.plane
         .metrics
         .observe_connect(Direction::Inbound, began.elapsed().as_secs_f64());
-    Ok(application)
+    Ok((application, judge))
 }
 
-fn check(
+async fn check(
     pod: &Pod,
-    directory: &Directory,
     client: SocketAddr,
     destination: SocketAddr,
-) -> Result<(), &'static str> {
+) -> Result<Option<Arc<Judge>>, &'static str> {
     let settings = &pod.plane.settings;
     if settings.ports.is_ours(destination.port()) {
         return Err("recursive");
@@ -107,27 +103,24 @@ fn check(
         return Err("wrong_destination");
     }
     if is_of_node(pod, client) {
-        return Ok(());
+        return Ok(None);
     }
     if settings.inbound_mode == InboundMode::Strict {
         return Err("strict");
     }
+    let directory = pod.plane.directory.snapshot();
     let workload = directory
         .workload_at(destination.ip())
         .filter(|workload| pod.is_workload(workload))
         .ok_or("unknown_workload")?;
-    let connection = Connection {
-        peer: None,
-        source: client.ip(),
-        destination,
-    };
-    match authorize(directory, workload, &connection) {
-        Verdict::Allowed { .. } => Ok(()),
-        Verdict::Denied { by } => {
-            tracing::info!(pod = %pod.descriptor.name, %client, %destination, ?by, "policy refuses a plaintext connection");
-            Err(DENIED)
-        }
+    let view = pod.plane.policy.clone();
+    let judge = Judge::inbound(view, workload.uid.clone(), None, client.ip(), destination);
+    let verdict = judge.settled_connection().await;
+    if verdict.outcome == Outcome::Deny {
+        tracing::info!(pod = %pod.descriptor.name, %client, %destination, %verdict, "policy refuses a plaintext connection");
+        return Err(DENIED);
     }
+    Ok(Some(Arc::new(judge)))
 }
 
 /// The node's health probes decide whether the pod lives at all; neither mode nor policy speaks of them.

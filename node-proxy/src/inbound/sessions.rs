@@ -1,20 +1,17 @@
-//! The inbound connections that are open now, so that a new policy reaches them too.
+//! The connections that are open now, so that a new policy reaches them too.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::Notify;
-use tulle_identity::Peer;
-use tulle_model::Directory;
-use tulle_policy::{Connection, authorize};
+use tulle_policy::compiled::{Because, Outcome};
 
-use crate::pod::Pod;
+use crate::{pod::Pod, policy::Judge};
 
-/// The open inbound connections of one pod that policy speaks of.
+/// The open connections of one pod that policy speaks of.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     live: Mutex<Live>,
@@ -28,33 +25,24 @@ struct Live {
 
 /// What policy needs to know of one connection, and how to end it.
 #[derive(Debug)]
-pub(super) struct Session {
-    /// `None` = plaintext.
-    peer: Option<Arc<Peer>>,
-    source: IpAddr,
-    destination: SocketAddr,
+struct Session {
+    judge: Arc<Judge>,
     forbidden: Notify,
 }
 
 /// Keeps a session registered.
 #[must_use]
-pub(super) struct SessionGuard<'a> {
+pub(crate) struct SessionGuard<'a> {
     sessions: &'a Sessions,
     key: u64,
     session: Arc<Session>,
 }
 
 impl Sessions {
-    pub(super) fn open(
-        &self,
-        peer: Option<Arc<Peer>>,
-        source: IpAddr,
-        destination: SocketAddr,
-    ) -> SessionGuard<'_> {
+    /// Registers a connection that policy allowed.
+    pub(crate) fn open(&self, judge: Arc<Judge>) -> SessionGuard<'_> {
         let session = Arc::new(Session {
-            peer,
-            source,
-            destination,
+            judge,
             forbidden: Notify::new(),
         });
         let mut live = self.lock();
@@ -68,15 +56,11 @@ impl Sessions {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.lock().sessions.is_empty()
-    }
-
-    /// Cuts what `directory` no longer allows.
-    fn judge(&self, pod: &Pod, directory: &Directory) {
+    /// Cuts what is no longer allowed.
+    fn judge(&self) {
         let sessions: Vec<_> = self.lock().sessions.values().cloned().collect();
         for session in sessions {
-            if !session.is_allowed(pod, directory) {
+            if !session.is_allowed() {
                 session.forbidden.notify_one();
             }
         }
@@ -88,32 +72,21 @@ impl Sessions {
 }
 
 impl Session {
-    fn is_allowed(&self, pod: &Pod, directory: &Directory) -> bool {
-        let workload = directory
-            .workload_at(self.destination.ip())
-            .filter(|workload| pod.is_workload(workload));
+    fn is_allowed(&self) -> bool {
+        let verdict = self.judge.connection();
         // A workload that left the view takes its policies with it; its connections end when the pod does.
-        let Some(workload) = workload else {
-            return true;
-        };
-        let connection = Connection {
-            peer: self.peer.as_ref().map(|peer| &peer.id),
-            source: self.source,
-            destination: self.destination,
-        };
-        authorize(directory, workload, &connection).is_allowed()
+        verdict.outcome != Outcome::Deny || verdict.because == Because::NotCompiled
     }
 }
 
 impl SessionGuard<'_> {
-    /// Whether policy still allows what it allowed by `judged`, in case it changed before the session was registered.
-    pub(super) fn is_still_allowed(&self, pod: &Pod, judged: &Arc<Directory>) -> bool {
-        let now = pod.plane.directory.snapshot();
-        Arc::ptr_eq(&now, judged) || self.session.is_allowed(pod, &now)
+    /// Whether policy still allows what it allowed, in case it changed before the session was registered.
+    pub(crate) fn is_still_allowed(&self) -> bool {
+        self.session.is_allowed()
     }
 
     /// Resolves when policy no longer allows the connection.
-    pub(super) async fn forbidden(&self) {
+    pub(crate) async fn forbidden(&self) {
         self.session.forbidden.notified().await;
     }
 }
@@ -128,24 +101,23 @@ impl Drop for SessionGuard<'_> {
     }
 }
 
-/// Judges the pod's open connections again whenever policies, or the policies that select the pod, change; also during the drain.
+/// Judges the pod's open connections again whenever rules or the mesh changed; also during the drain.
 pub(crate) async fn watch_policy(pod: Arc<Pod>) {
-    let mut published = pod.plane.directory.clone();
-    let mut judged = published.snapshot();
+    let view = &pod.plane.policy;
+    let mut published = (view.directory.clone(), view.compiled.clone());
+    let mut judged = (published.0.snapshot(), published.1.snapshot());
     loop {
-        let changed = published.wait_for(|next| !std::ptr::eq(next, Arc::as_ptr(&judged)));
-        let next = changed.await;
-        // Without a publisher nothing changes any more.
-        let Ok(next) = next else { return };
-        let same_workload = match (pod.workload(&judged), pod.workload(&next)) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
+        let (directory, compiled) = (&mut published.0, &mut published.1);
+        let changed = tokio::select! { // Both arms are cancel-safe.
+            changed = directory.wait_for(|next| !next.shares_policies(&judged.0)) => changed.is_ok(),
+            changed = compiled.wait_for(|next| !std::ptr::eq(next, Arc::as_ptr(&judged.1))) => changed.is_ok(),
         };
-        if !(same_workload && next.shares_policies(&judged) || pod.sessions.is_empty()) {
-            pod.sessions.judge(&pod, &next);
+        // Without a publisher nothing changes any more.
+        if !changed {
+            return;
         }
-        judged = next;
+        judged = (published.0.snapshot(), published.1.snapshot());
+        pod.sessions.judge();
         // A busy mesh changes all the time; a verdict may come this much later.
         tokio::time::sleep(JUDGE_PAUSE).await;
     }

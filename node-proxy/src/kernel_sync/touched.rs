@@ -9,6 +9,7 @@ use std::{
 
 use tokio::sync::Notify;
 use tulle_model::{Change, Directory, NamespacedName};
+use tulle_policy::compiled::PolicyTouched;
 
 /// Services and addresses whose entries may differ now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Touched {
     pub services: BTreeSet<NamespacedName>,
     /// Addresses of workloads that changed.
     pub addresses: BTreeSet<IpAddr>,
+    /// What the rules of policies may say otherwise now.
+    pub policy: PolicyTouched,
     /// When the first of these changes became visible.
     pub since: Option<Instant>,
 }
@@ -28,26 +31,34 @@ impl Touched {
     pub fn note(&mut self, before: &Directory, change: &Change) {
         match change {
             Change::Workload(workload) => {
+                self.policy.workloads.insert(workload.uid.clone());
                 self.note_workload(workload);
                 if let Some(old) = before.workload(&workload.uid) {
                     self.note_workload(old);
                 }
             }
             Change::WorkloadGone(uid) => {
+                self.policy.workloads.insert(uid.clone());
                 if let Some(old) = before.workload(uid) {
                     self.note_workload(old);
                 }
             }
             Change::Service(service) => {
+                self.policy.services.insert(service.key());
                 self.services.insert(service.key());
             }
             Change::ServiceGone(key) => {
+                self.policy.services.insert(key.clone());
                 self.services.insert(key.clone());
             }
             // A policy decides for whole namespaces whether a path may be direct.
-            Change::Policy(_) | Change::PolicyGone(_) => self.everything = true,
+            Change::Policy(_) | Change::PolicyGone(_) => {
+                self.policy.authorizations = true;
+                self.everything = true;
+            }
             // What they decide is in tables of its own.
-            Change::Rules(_) | Change::RulesGone(_) => {}
+            Change::Rules(rules) => drop(self.policy.rules.insert(rules.key())),
+            Change::RulesGone(key) => drop(self.policy.rules.insert(key.clone())),
             Change::Bundle(_) | Change::BundleGone(_) => {}
         }
     }
@@ -85,22 +96,81 @@ impl Touched {
     }
 }
 
+/// The one with the other; too much of it is everything.
+fn merge_policy(into: &mut PolicyTouched, other: PolicyTouched) {
+    into.everything |= other.everything;
+    into.authorizations |= other.authorizations;
+    into.workloads.extend(other.workloads);
+    into.services.extend(other.services);
+    into.rules.extend(other.rules);
+    let len = into.workloads.len() + into.services.len() + into.rules.len();
+    if into.everything || len > TOUCHED_MAX {
+        *into = PolicyTouched {
+            everything: true,
+            ..PolicyTouched::default()
+        };
+    }
+}
+
 /// Collects changes from whoever makes them, for the one task that computes tables.
 #[derive(Debug, Default)]
 pub struct TouchLog {
     touched: Mutex<Touched>,
     notify: Notify,
+    policy: Mutex<Option<PolicyWork>>,
+    policy_notify: Notify,
+}
+
+/// What the rules have to be compiled anew for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyWork {
+    /// What may differ.
+    pub touched: PolicyTouched,
+    /// When the first of these changes became visible.
+    pub since: Instant,
 }
 
 impl TouchLog {
     /// Adds changes that readers of the directory see already.
-    pub fn add(&self, touched: Touched) {
+    pub fn add(&self, mut touched: Touched) {
+        self.add_policy(std::mem::take(&mut touched.policy), touched.everything);
         {
             let mut all = self.lock();
             all.merge(touched);
             all.since.get_or_insert_with(Instant::now);
         }
         self.notify.notify_one();
+    }
+
+    /// Has the rules compiled for what changed, or only for whoever became or ceased to be a pod of this node.
+    pub fn add_policy(&self, touched: PolicyTouched, everything: bool) {
+        {
+            let mut all = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+            let work = all.get_or_insert_with(|| PolicyWork {
+                touched: PolicyTouched::default(),
+                since: Instant::now(),
+            });
+            merge_policy(&mut work.touched, touched);
+            work.touched.everything |= everything;
+        }
+        self.policy_notify.notify_one();
+    }
+
+    /// Waits until the rules have to be compiled, and says for what.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn policy_work(&self) -> PolicyWork {
+        loop {
+            let taken = {
+                let mut work = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+                work.take()
+            };
+            if let Some(work) = taken {
+                return work;
+            }
+            self.policy_notify.notified().await;
+        }
     }
 
     /// Takes what has been collected.

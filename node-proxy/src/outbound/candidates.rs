@@ -14,6 +14,8 @@ pub(super) struct Candidate {
     pub(super) address: SocketAddr,
     /// The service that the application asked for, if it asked for one.
     pub(super) service: Option<Arc<Service>>,
+    /// The kernel knew it for an address outside the mesh.
+    pub(super) is_outside: bool,
 }
 
 /// The endpoints of one connection, in the order in which they are tried; each once.
@@ -62,6 +64,7 @@ impl<'a> Candidates<'a> {
         Some(Candidate {
             address,
             service: self.service.clone(),
+            is_outside: self.original.is_outside && address == kernels,
         })
     }
 

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tulle_policy::compiled::Verdict;
+
 use crate::{health::Failure, tunnel::OpenTunnelError};
 
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,12 @@ pub(super) enum OutboundError {
     /// The endpoint left the mesh's view after the kernel chose it; it may be anybody now, so nothing is sent there.
     #[error("no workload of the mesh has the address {address}")]
     UnknownWorkload { address: IpAddr },
+    /// Policy does not let the pod connect to it.
+    #[error("{address} may not be reached: {verdict}")]
+    Denied {
+        address: SocketAddr,
+        verdict: Box<Verdict>,
+    },
     /// The endpoint is silent, and another is there.
     #[error("{address} was silent for {patience:?}, and another endpoint is there")]
     Silent {
@@ -40,8 +48,22 @@ impl OutboundError {
             OutboundError::DownstreamGone => "downstream_gone",
             OutboundError::NoEndpoint { .. } => "no_endpoint",
             OutboundError::UnknownWorkload { .. } => "unknown_workload",
+            OutboundError::Denied { .. } => "denied",
             OutboundError::Silent { .. } => "silent",
             OutboundError::Open(error) => error.reason(),
+        }
+    }
+
+    /// Whether policy forbids the connection, here or at the endpoint.
+    pub(super) fn is_denied(&self) -> bool {
+        match self {
+            OutboundError::Denied { .. } => true,
+            OutboundError::Open(error) => error.is_denied(),
+            OutboundError::UnknownDestination { .. }
+            | OutboundError::DownstreamGone
+            | OutboundError::NoEndpoint { .. }
+            | OutboundError::UnknownWorkload { .. }
+            | OutboundError::Silent { .. } => false,
         }
     }
 
@@ -52,6 +74,7 @@ impl OutboundError {
             OutboundError::Open(error) => error.may_retry(),
             OutboundError::UnknownDestination { .. }
             | OutboundError::DownstreamGone
+            | OutboundError::Denied { .. }
             | OutboundError::NoEndpoint { .. } => false,
         }
     }
@@ -64,6 +87,7 @@ impl OutboundError {
             OutboundError::UnknownWorkload { .. }
             | OutboundError::UnknownDestination { .. }
             | OutboundError::DownstreamGone
+            | OutboundError::Denied { .. }
             | OutboundError::NoEndpoint { .. } => None,
         }
     }

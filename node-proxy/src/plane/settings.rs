@@ -76,6 +76,8 @@ pub struct PlaneSettings {
     pub connect_attempts_max: usize,
     /// How long a silent endpoint is waited for while another is there; the last one gets all its time.
     pub failover_patience: Duration,
+    /// How long a connection that policy denies is left without an answer, as if its packets were lost; `None` = it is reset at once.
+    pub denied_silence: Option<Duration>,
     /// How long sent bytes of a tunnel may stay unacknowledged.
     pub network_user_timeout: Duration,
     /// Bytes that may wait unsent in the kernel for one tunnel: what a small message may have to wait for.
@@ -131,6 +133,7 @@ impl Default for PlaneSettings {
             application_connect_timeout: Duration::from_secs(10),
             connect_attempts_max: 3,
             failover_patience: Duration::from_secs(2),
+            denied_silence: None,
             network_user_timeout: Duration::from_secs(20),
             unsent_len_max: 128 * 1024,
             streams_per_tunnel_max: 100,

@@ -56,6 +56,26 @@ impl AppSocket {
         let _ready = self.stream.ready(Interest::ERROR).await;
     }
 
+    /// Resolves when the application has finished or given up, whatever it said before that.
+    pub(crate) async fn ended(&self) {
+        loop {
+            let Ok(ready) = self
+                .stream
+                .ready(Interest::READABLE | Interest::ERROR)
+                .await
+            else {
+                return;
+            };
+            if ready.is_read_closed() || ready.is_error() {
+                return;
+            }
+            // What it said stays where it is; only more of it, or its end, is worth another look.
+            let _seen: io::Result<()> = self
+                .stream
+                .try_io(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
+        }
+    }
+
     /// Whether the application sent bytes that were not read yet. On a broken connection the answer may take the error away, so only
     /// a "yes" leaves the socket fit for use.
     pub(crate) fn has_unread(&self) -> bool {

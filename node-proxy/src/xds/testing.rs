@@ -34,7 +34,7 @@ use tulle_wire::{
     xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
 };
 
-use super::{OpenChannel, OpenChannelError};
+use super::{OpenChannel, OpenChannelError, ResourceKind};
 use crate::testing::DEADLINE;
 
 /// A server whose streams a test holds in its hands.
@@ -100,7 +100,7 @@ impl ScriptedServer {
     pub(crate) async fn greet(&mut self) -> (ServerStream, Vec<DeltaDiscoveryRequest>) {
         let mut stream = self.next_stream().await;
         let mut requests = Vec::new();
-        for _ in 0..3 {
+        for _ in ResourceKind::ALL {
             requests.push(stream.request().await);
         }
         (stream, requests)

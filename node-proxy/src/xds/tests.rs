@@ -10,7 +10,7 @@ use tulle_identity::{
     SvidManagerSettings, SvidSource, TrustBundles,
 };
 use tulle_model::{Directory, SpiffeId};
-use tulle_wire::type_url::{ADDRESS, AUTHORIZATION, TRUST_BUNDLE};
+use tulle_wire::type_url::{ADDRESS, AUTHORIZATION, RULES, TRUST_BUNDLE};
 
 use super::{
     MtlsChannel, OpenChannel, ResourceKind, ViewOrigin, XdsClient, XdsSettings, XdsStatus,
@@ -73,10 +73,11 @@ impl Client {
     }
 }
 
-/// Answers the three first requests with nothing but one service.
+/// Answers the first requests with nothing but one service.
 async fn serve_first_view(stream: &mut ServerStream) {
     stream.send(TRUST_BUNDLE, "b1", Vec::new(), &[]).await;
     stream.send(AUTHORIZATION, "p1", Vec::new(), &[]).await;
+    stream.send(RULES, "r1", Vec::new(), &[]).await;
     let rebel = service("default", "rebel-base", &["172.20.1.7"]);
     stream
         .send(ADDRESS, "a1", vec![service_resource(&rebel, "v1")], &[])
@@ -84,7 +85,7 @@ async fn serve_first_view(stream: &mut ServerStream) {
 }
 
 #[tokio::test]
-async fn three_types_are_subscribed_to_as_wildcards() {
+async fn all_types_are_subscribed_to_as_wildcards() {
     let mut server = ScriptedServer::start().await;
     let client = Client::start(server.address);
     let (_stream, requests) = server.greet().await;
@@ -92,7 +93,7 @@ async fn three_types_are_subscribed_to_as_wildcards() {
         .iter()
         .map(|request| request.type_url.as_str())
         .collect();
-    assert_eq!(urls, [TRUST_BUNDLE, AUTHORIZATION, ADDRESS]);
+    assert_eq!(urls, [TRUST_BUNDLE, AUTHORIZATION, RULES, ADDRESS]);
     let node = requests[0].node.as_ref().unwrap();
     assert!(node.id.contains("koornacht-worker"), "{}", node.id);
     assert!(
@@ -209,7 +210,7 @@ async fn a_reconnect_says_what_is_held_and_takes_only_differences() {
         .await;
     stream.fail(Status::unavailable("restarting")).await;
     let (mut stream, requests) = server.greet().await;
-    let held = &requests[2].initial_resource_versions;
+    let held = &requests[3].initial_resource_versions;
     let name = "default/rebel-base.default.svc.cluster.local";
     assert_eq!(held.get(name).map(String::as_str), Some("v1"));
     assert!(requests[1].initial_resource_versions.is_empty());
@@ -276,7 +277,7 @@ async fn a_restart_works_while_the_server_is_gone() {
     assert!(client.touched.take().everything);
     let mut server = ScriptedServer::listen(address).await;
     let (_stream, requests) = server.greet().await;
-    assert_eq!(requests[2].initial_resource_versions.len(), 1);
+    assert_eq!(requests[3].initial_resource_versions.len(), 1);
     client.stop().await;
 }
 

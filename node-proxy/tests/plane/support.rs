@@ -1,7 +1,7 @@
 //! Two planes on one loopback, and applications to talk through them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::Future,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -23,16 +23,18 @@ use tulle_identity::{
     testing::{Flaw, Forge, bundles},
 };
 use tulle_model::{
-    Change, Directory, Health, Locality, SmallMap, SpiffeId, TrustDomain, TunnelProtocol, Workload,
-    WorkloadKind, WorkloadUid,
+    Change, ClusterName, Directory, Health, Locality, SmallMap, SpiffeId, TrustDomain,
+    TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 use tulle_node_proxy::{
     netns::NamespaceHandle,
     plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pod::PodProxy,
     pods::PodDescriptor,
+    policy::PolicyView,
     published::{Published, Publisher},
 };
+use tulle_policy::compiled::{Compiler, CompilerSettings, LearnedNames, Limits, PolicyTouched};
 
 /// The addresses of the two pods.
 pub(crate) const A: &str = "127.0.10.1";
@@ -147,15 +149,19 @@ impl Node {
         tls.set_bundles(Arc::clone(&commons.bundles));
         let kernel = Arc::new(FakeKernel::default());
         let source = Arc::new(ForgedSource(Arc::clone(forge)));
+        let cluster: ClusterName = name_of_cluster(name).parse().unwrap();
+        let subject = WorkloadUid::of_pod(&cluster, "default", name);
+        let policy = compiled(&commons.directory, &cluster, subject);
         let plane = Arc::new(Plane {
             directory: commons.directory.clone(),
+            policy,
             svids: Arc::new(SvidManager::new(source, SvidManagerSettings::default())),
             tls: Arc::new(tls),
             kernel: Arc::clone(&kernel) as Arc<dyn Kernel>,
             settings: commons.settings.clone(),
             metrics: Arc::clone(&commons.metrics),
             node: format!("node-{name}"),
-            cluster: name_of_cluster(name).parse().unwrap(),
+            cluster,
             trust_domain,
             shared: SharedState::default(),
         });
@@ -178,6 +184,47 @@ impl Node {
             namespace,
         }
     }
+}
+
+/// The rules of one pod, compiled anew with every change of the mesh.
+fn compiled(
+    directory: &Published<Directory>,
+    cluster: &ClusterName,
+    subject: WorkloadUid,
+) -> PolicyView {
+    let mut compiler = Compiler::new(CompilerSettings {
+        cluster: cluster.clone(),
+        node: "node".to_owned(),
+        limits: Limits::default(),
+    });
+    let subjects = BTreeSet::from([subject]);
+    let mut compile = move |directory: &Directory| {
+        let everything = PolicyTouched {
+            everything: true,
+            ..PolicyTouched::default()
+        };
+        let names = LearnedNames::default();
+        let _update = compiler.update(directory, &subjects, &names, &everything);
+        compiler.policy()
+    };
+    let mut seen = directory.snapshot();
+    let compiled = Publisher::from_arc(compile(&seen));
+    let view = PolicyView {
+        compiled: compiled.subscribe(),
+        directory: directory.clone(),
+        metrics: Arc::default(),
+    };
+    let mut directory = directory.clone();
+    let _follower = tokio::spawn(async move {
+        while let Ok(next) = directory
+            .wait_for(|next| !std::ptr::eq(next, Arc::as_ptr(&seen)))
+            .await
+        {
+            compiled.publish_arc(compile(&next));
+            seen = next;
+        }
+    });
+    view
 }
 
 /// Two nodes of two trust domains; pod A connects to pod B.
@@ -266,7 +313,11 @@ impl Mesh {
         });
         let socket = socket.unwrap().unwrap();
         socket.bind(SocketAddr::new(capture.ip(), 0)).unwrap();
-        let original = OriginalDestination { requested, backend };
+        let original = OriginalDestination {
+            requested,
+            backend,
+            is_outside: false,
+        };
         let own = socket.local_addr().unwrap();
         self.a
             .kernel

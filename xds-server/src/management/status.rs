@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use tulle_wire::management::{
-    ClusterStatus, NodeStatus, PublishingStatus, RemoteStatus, SourceStatus, Spread,
-    ViewStatus,
+    ClusterStatus, NodeStatus, PublishingStatus, RemoteStatus, SourceStatus, Spread, ViewStatus,
 };
 
 use super::{Management, Services};
