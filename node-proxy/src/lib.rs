@@ -7,6 +7,7 @@ pub mod admin;
 pub mod config;
 pub mod dns;
 pub mod health;
+pub mod http;
 pub mod inbound;
 pub mod kernel_sync;
 pub mod metrics;

@@ -13,6 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::http::HttpMetrics;
+
 /// Seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Direction {
@@ -122,6 +124,8 @@ pub struct PlaneMetrics {
     pub tunnel_handshake_seconds: Family<SideLabels, Histogram>,
     /// From accept until bytes can flow.
     pub connect_seconds: Family<DirectionLabels, Histogram>,
+    /// Requests, where policy speaks of them.
+    pub http: HttpMetrics,
 }
 
 impl PlaneMetrics {
@@ -172,6 +176,7 @@ impl PlaneMetrics {
             "From accept until bytes can flow",
             m.connect_seconds.clone(),
         );
+        m.http.register(registry);
         metrics
     }
 
@@ -251,6 +256,7 @@ impl Default for PlaneMetrics {
             tunnel_streams: Family::default(),
             tunnel_handshake_seconds: Family::new_with_constructor(latency_histogram),
             connect_seconds: Family::new_with_constructor(latency_histogram),
+            http: HttpMetrics::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use crate::netns::SocketPurpose;
+use crate::{http::HttpSettings, netns::SocketPurpose};
 
 /// The ports of the data plane inside a pod's namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +104,8 @@ pub struct PlaneSettings {
     pub ping_timeout: Duration,
     /// How long the last bytes before a reset may take to leave.
     pub reset_flush_timeout: Duration,
+    /// Limits of connections whose requests are judged.
+    pub http: HttpSettings,
 }
 
 impl PlaneSettings {
@@ -147,6 +149,7 @@ impl Default for PlaneSettings {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             reset_flush_timeout: Duration::from_secs(5),
+            http: HttpSettings::default(),
         }
     }
 }
