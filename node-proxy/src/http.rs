@@ -79,6 +79,7 @@ where
         upstream: Inbox::new(upstream.reader),
         upstream_writer: upstream.writer,
         http: &http,
+        is_audit: false,
     };
     let detected = detect(
         &mut connection.downstream,
@@ -108,10 +109,18 @@ where
     });
     match (verdict, protocol) {
         (NameVerdict::Deny, _) => Ended::NameDenied,
-        (NameVerdict::Pass, _) => connection.serve_anything().await,
+        (NameVerdict::Pass, _) | (NameVerdict::Audited, Protocol::Tls(_) | Protocol::Other(_)) => {
+            connection.serve_anything().await
+        }
         (NameVerdict::Requests, Protocol::Http1) => connection.serve().await,
+        (NameVerdict::Audited, Protocol::Http1) => {
+            connection.is_audit = true;
+            connection.serve().await
+        }
         // Boxed: it is much larger than the other.
-        (NameVerdict::Requests, Protocol::Http2) => Box::pin(h2::serve(connection)).await,
+        (NameVerdict::Requests | NameVerdict::Audited, Protocol::Http2) => {
+            Box::pin(h2::serve(connection)).await
+        }
         (NameVerdict::Requests, Protocol::Tls(_)) => Ended::Tls,
         (NameVerdict::Requests, Protocol::Other(ended)) => ended,
     }

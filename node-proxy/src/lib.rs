@@ -9,6 +9,7 @@ pub mod dns;
 pub mod health;
 pub mod http;
 pub mod inbound;
+mod judged;
 pub mod kernel_sync;
 pub mod metrics;
 pub mod netns;

@@ -6,6 +6,7 @@
 
 mod candidates;
 mod error;
+mod silence;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,10 +24,11 @@ use tulle_policy::compiled::Outcome;
 use crate::{
     health::Witness,
     inbound::{DENIED, POLICY_CHANGED},
-    plane::{Direction, Security, TunnelSide},
+    judged::{Client, carry_plain, carry_tunnel},
+    plane::{DeniedLook, Direction, Security, TunnelSide},
     pod::{ConnectionLimit, Pod, accept_all},
     policy::Judge,
-    pump::{AppSocket, pump, relay},
+    pump::AppSocket,
     tunnel::{ConnectHeaders, PoolKey, TunnelStream},
 };
 use candidates::{Candidate, Candidates};
@@ -70,8 +72,14 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, downstream: SocketAddr) {
                 "an outbound connection failed"
             );
             metrics.count_failed(Direction::Outbound, error.reason());
-            if error.is_denied() {
-                Box::pin(keep_silent(pod, &application)).await;
+            let settings = &pod.plane.settings;
+            if error.is_denial() && settings.denied_look == DeniedLook::Drop {
+                Box::pin(silence::keep(
+                    &application,
+                    &pod.denied,
+                    settings.denied_patience,
+                ))
+                .await;
             }
             return;
         }
@@ -82,6 +90,7 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, downstream: SocketAddr) {
         metrics.count_failed(Direction::Outbound, DENIED);
         return;
     }
+    let judge = session.request_judge();
     // Boxed: it waits as long as the connection lives.
     let forbidden = Box::pin(async move { session.forbidden().await });
     match *upstream {
@@ -89,21 +98,16 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, downstream: SocketAddr) {
             let open = metrics.open_connection(Direction::Outbound, Security::MutualTls);
             let _counted = metrics.stream_guard(TunnelSide::Client);
             let reason = tokio::select! {
-                ended = pump(application, stream, &pod.outbound) => ended.reason(),
-                // The pump is dropped: both sides see a reset.
+                reason = carry_tunnel(pod, application, stream, Client::Application, judge) => reason,
+                // What carries is dropped: both sides see a reset.
                 () = forbidden => POLICY_CHANGED,
             };
             open.end(reason);
         }
         // Boxed: there are few of them, and tunnels need not have room for them.
-        Upstream::Plain(other) => Box::pin(go_plain(pod, application, other, forbidden)).await,
-    }
-}
-
-/// Neither answers nor closes, as a network would that loses the packets; the application's patience decides how long.
-async fn keep_silent(pod: &Pod, application: &AppSocket) {
-    if let Some(longest) = pod.plane.settings.denied_silence {
-        let _patience = tokio::time::timeout(longest, application.ended()).await;
+        Upstream::Plain(other) => {
+            Box::pin(go_plain(pod, application, other, judge, forbidden)).await
+        }
     }
 }
 
@@ -112,13 +116,14 @@ async fn go_plain(
     pod: &Pod,
     application: AppSocket,
     other: AppSocket,
+    judge: Option<Arc<Judge>>,
     forbidden: impl Future<Output = ()>,
 ) {
     let metrics = &pod.plane.metrics;
     let open = metrics.open_connection(Direction::Outbound, Security::Plaintext);
     let reason = tokio::select! {
-        ended = relay(application, other, &pod.outbound) => ended.reason(),
-        // The relay is dropped: both sides see a reset.
+        reason = carry_plain(pod, application, other, Client::Application, judge) => reason,
+        // What carries is dropped: both sides see a reset.
         () = forbidden => POLICY_CHANGED,
     };
     open.end(reason);

@@ -14,11 +14,12 @@ use tulle_model::{ClusterName, Directory, TrustDomain};
 
 pub use kernel::Kernel;
 pub use metrics::{ByteFlow, Direction, PlaneMetrics, Security, TunnelSide};
-pub use settings::{InboundMode, PlaneSettings, Ports};
+pub use settings::{DeniedLook, InboundMode, PlaneSettings, Ports};
 pub(crate) use tasks::Tasks;
 
 use crate::{
     health::{Health, Probe},
+    http::FairShare,
     policy::PolicyView,
     published::Published,
     pump::BufferPool,
@@ -59,6 +60,8 @@ pub struct SharedState {
     pub health: Arc<Health>,
     pub(crate) probers: Arc<Probers>,
     pub(crate) held: Arc<HeldBytes>,
+    /// Whose turn it is, among pods whose requests are judged.
+    pub(crate) turns: Arc<FairShare>,
 }
 
 impl SharedState {

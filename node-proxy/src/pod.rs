@@ -21,6 +21,7 @@ use tulle_model::{Directory, SpiffeId, Workload, WorkloadUid};
 pub(crate) use accept::{ConnectionLimit, accept_all};
 
 use crate::{
+    http::Share,
     inbound::{self, Sessions},
     netns::{NamespaceHandle, OpenNamespaceError, SocketPurpose, SocketStock},
     outbound,
@@ -184,6 +185,10 @@ pub(crate) struct Pod {
     pub(crate) outbound: PumpContext,
     pub(crate) inbound: PumpContext,
     pub(crate) sessions: Sessions,
+    /// The pod's part in the proxy's turns.
+    pub(crate) share: Share,
+    /// Connections that are denied in silence.
+    pub(crate) denied: ConnectionLimit,
     identity: SpiffeId,
     /// The last baggage, and the workload that it tells of.
     baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
@@ -213,6 +218,8 @@ impl Pod {
         };
         let pool = TunnelPool::new(dial, plane.settings.clone(), tasks.clone());
         let joiner = joiner(&plane, &namespace);
+        let share = plane.shared.turns.share();
+        let denied = ConnectionLimit::new(plane.settings.denied_per_pod_max);
         let context = |direction| PumpContext {
             joiner: joiner.clone(),
             buffers: Arc::clone(&plane.shared.buffers),
@@ -232,6 +239,8 @@ impl Pod {
             loopback_turn: AtomicU32::new(rand::random()),
             tasks,
             sessions: Sessions::default(),
+            share,
+            denied,
             identity,
             baggage: Mutex::new(None),
         })

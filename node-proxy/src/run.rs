@@ -41,7 +41,7 @@ use crate::{
     health::{HealthKeeper, Reaper},
     kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
     metrics::{ControlMetrics, ProcessCollector},
-    plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
+    plane::{DeniedLook, Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pods::{self, PodKeeper, PodsView, ProxyRunner},
     policy::{PolicyKeeper, PolicyView},
     published::{Published, Publisher},
@@ -406,7 +406,10 @@ fn plane_settings(config: &Config) -> PlaneSettings {
     PlaneSettings {
         inbound_mode: config.inbound,
         host_addresses: config.host_addresses.clone(),
-        denied_silence: (config.denied == Enforcement::Drop).then_some(DENIED_SILENCE),
+        denied_look: match config.denied {
+            Enforcement::Drop => DeniedLook::Drop,
+            Enforcement::Reject | Enforcement::Off => DeniedLook::Reject,
+        },
         ..PlaneSettings::default()
     }
 }
@@ -600,8 +603,6 @@ pub enum RunError {
     },
 }
 
-/// As long as Linux sends a first packet again that nobody answers (`tcp_syn_retries` = 6).
-const DENIED_SILENCE: Duration = Duration::from_secs(127);
 /// Where the mesh's own programs run.
 const OWN_NAMESPACE: &str = "tulle-system";
 /// What is done after the drain takes milliseconds; only a hanging disk takes longer.

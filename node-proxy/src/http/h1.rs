@@ -35,6 +35,8 @@ pub(super) struct Connection<'a, DR, DW, UR, UW> {
     pub(super) upstream: Inbox<UR>,
     pub(super) upstream_writer: UW,
     pub(super) http: &'a Http<'a>,
+    /// Requests are only looked at: one that cannot be read ends the looking, not the connection.
+    pub(super) is_audit: bool,
 }
 
 /// What is left of a request once it is judged and written.
@@ -110,7 +112,9 @@ where
         let decision = match self.read_head().await? {
             Ok(len) => {
                 let decision = self.decide(len, out);
-                self.downstream.take(len);
+                if decision.is_ok() {
+                    self.downstream.take(len);
+                }
                 decision
             }
             Err(bad) => Err(bad),
@@ -130,6 +134,10 @@ where
                 let flushed = self.downstream_writer.flush().await;
                 written.and(flushed).map_err(|_| Ended::DownstreamGone)?;
                 ends.map_or(Ok(()), Err)
+            }
+            Err(bad) if self.is_audit => {
+                self.http.metrics.count(Outcome::Bad(bad));
+                Err(self.tunnel().await)
             }
             Err(bad) => Err(self.refuse(bad, out).await),
         }

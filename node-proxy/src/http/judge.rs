@@ -30,6 +30,8 @@ pub enum NameVerdict {
     Pass,
     /// Its requests have to be seen.
     Requests,
+    /// It may pass, and its requests are to be seen as far as they can be.
+    Audited,
     /// It may not pass.
     Deny,
 }

@@ -14,10 +14,11 @@ use tulle_policy::compiled::Outcome;
 
 use super::{DENIED, POLICY_CHANGED, application};
 use crate::{
+    judged::{Client, carry_tunnel},
     plane::{Direction, Security, TunnelSide},
     pod::{ConnectionLimit, Pod, accept_all},
     policy::Judge,
-    pump::{AppSocket, pump},
+    pump::AppSocket,
     tunnel::{
         self, Authority, IncomingStream, Refusal, TunnelIo, forwarded_client, parse_authority,
     },
@@ -139,8 +140,8 @@ async fn carry(pod: &Arc<Pod>, end: &TunnelEnd, incoming: Box<IncomingStream>) {
     let _guard = metrics.stream_guard(TunnelSide::Server);
     let open = metrics.open_connection(Direction::Inbound, Security::MutualTls);
     let reason = tokio::select! {
-        ended = pump(application, stream, &pod.inbound) => ended.reason(),
-        // The pump is dropped: both sides see a reset.
+        reason = carry_tunnel(pod, application, stream, Client::Peer, session.request_judge()) => reason,
+        // What carries is dropped: both sides see a reset.
         () = session.forbidden() => POLICY_CHANGED,
     };
     open.end(reason);

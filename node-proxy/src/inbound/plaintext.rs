@@ -5,12 +5,13 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tulle_policy::compiled::Outcome;
 
-use super::{DENIED, POLICY_CHANGED, application};
+use super::{DENIED, POLICY_CHANGED, application, sessions::SessionGuard};
 use crate::{
+    judged::{Client, carry_plain},
     plane::{Direction, InboundMode, Security},
     pod::{ConnectionLimit, Pod, accept_all},
     policy::Judge,
-    pump::{AppSocket, relay},
+    pump::AppSocket,
 };
 
 /// Takes steered connections until the drain begins.
@@ -55,6 +56,7 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, client: SocketAddr, destinatio
         metrics.count_failed(Direction::Inbound, DENIED);
         return;
     }
+    let judge = session.as_ref().and_then(SessionGuard::request_judge);
     let forbidden = Box::pin(async {
         match &session {
             Some(session) => session.forbidden().await,
@@ -63,8 +65,8 @@ async fn carry(pod: &Arc<Pod>, stream: TcpStream, client: SocketAddr, destinatio
     });
     let open = metrics.open_connection(Direction::Inbound, Security::Plaintext);
     let reason = tokio::select! {
-        ended = relay(application, downstream, &pod.inbound) => ended.reason(),
-        // The relay is dropped: both sides see a reset.
+        reason = carry_plain(pod, application, downstream, Client::Peer, judge) => reason,
+        // What carries is dropped: both sides see a reset.
         () = forbidden => POLICY_CHANGED,
     };
     open.end(reason);

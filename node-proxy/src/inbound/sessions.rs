@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use tulle_policy::compiled::{Because, Outcome};
+use tulle_policy::compiled::{Because, Outcome, Verdict};
 
 use crate::{pod::Pod, policy::Judge};
 
@@ -27,6 +27,8 @@ struct Live {
 #[derive(Debug)]
 struct Session {
     judge: Arc<Judge>,
+    /// Policy wanted to see what is asked, and does.
+    is_judged: bool,
     forbidden: Notify,
 }
 
@@ -42,6 +44,7 @@ impl Sessions {
     /// Registers a connection that policy allowed.
     pub(crate) fn open(&self, judge: Arc<Judge>) -> SessionGuard<'_> {
         let session = Arc::new(Session {
+            is_judged: wants_requests(&judge.connection()),
             judge,
             forbidden: Notify::new(),
         });
@@ -74,15 +77,32 @@ impl Sessions {
 impl Session {
     fn is_allowed(&self) -> bool {
         let verdict = self.judge.connection();
-        // A workload that left the view takes its policies with it; its connections end when the pod does.
-        verdict.outcome != Outcome::Deny || verdict.because == Because::NotCompiled
+        match verdict.outcome {
+            // What is asked on a connection that nobody looked into cannot be seen any more.
+            Outcome::NeedsL7(_) => self.is_judged,
+            Outcome::Allow => true,
+            // A workload that left the view takes its policies with it; its connections end when the pod does.
+            Outcome::Deny => verdict.because == Because::NotCompiled,
+        }
     }
+}
+
+/// Whether policy has more to say once it sees what is asked.
+fn wants_requests(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::NeedsL7(_))
+        || (verdict.is_allowed() && verdict.audits_requests)
 }
 
 impl SessionGuard<'_> {
     /// Whether policy still allows what it allowed, in case it changed before the session was registered.
     pub(crate) fn is_still_allowed(&self) -> bool {
         self.session.is_allowed()
+    }
+
+    /// Who judges what is asked, where policy wants to see it.
+    pub(crate) fn request_judge(&self) -> Option<Arc<Judge>> {
+        let judge = &self.session.judge;
+        self.session.is_judged.then(|| Arc::clone(judge))
     }
 
     /// Resolves when policy no longer allows the connection.

@@ -54,17 +54,16 @@ impl OutboundError {
         }
     }
 
-    /// Whether policy forbids the connection, here or at the endpoint.
-    pub(super) fn is_denied(&self) -> bool {
-        match self {
-            OutboundError::Denied { .. } => true,
-            OutboundError::Open(error) => error.is_denied(),
-            OutboundError::UnknownDestination { .. }
-            | OutboundError::DownstreamGone
-            | OutboundError::NoEndpoint { .. }
-            | OutboundError::UnknownWorkload { .. }
-            | OutboundError::Silent { .. } => false,
-        }
+    /// Whether policy denies the connection, at this end or at the other.
+    pub(super) fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            OutboundError::Denied { .. }
+                | OutboundError::Open(OpenTunnelError::Refused {
+                    status: 401 | 403,
+                    ..
+                })
+        )
     }
 
     /// Whether another endpoint may do better.

@@ -45,6 +45,16 @@ pub enum InboundMode {
     Strict,
 }
 
+/// How a connection that policy denies looks to the application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeniedLook {
+    /// Like packets that are dropped: the client waits.
+    #[default]
+    Drop,
+    /// Like a port that is closed: a reset at once.
+    Reject,
+}
+
 /// Limits and modes of the data plane.
 #[derive(Debug, Clone)]
 pub struct PlaneSettings {
@@ -76,8 +86,6 @@ pub struct PlaneSettings {
     pub connect_attempts_max: usize,
     /// How long a silent endpoint is waited for while another is there; the last one gets all its time.
     pub failover_patience: Duration,
-    /// How long a connection that policy denies is left without an answer, as if its packets were lost; `None` = it is reset at once.
-    pub denied_silence: Option<Duration>,
     /// How long sent bytes of a tunnel may stay unacknowledged.
     pub network_user_timeout: Duration,
     /// Bytes that may wait unsent in the kernel for one tunnel: what a small message may have to wait for.
@@ -104,6 +112,12 @@ pub struct PlaneSettings {
     pub ping_timeout: Duration,
     /// How long the last bytes before a reset may take to leave.
     pub reset_flush_timeout: Duration,
+    /// How a connection that policy denies looks to the application.
+    pub denied_look: DeniedLook,
+    /// How long a denied connection is kept in silence: as long as a kernel tries to connect (`tcp_syn_retries` = 6).
+    pub denied_patience: Duration,
+    /// Denied connections that one pod may have kept in silence; those beyond are reset.
+    pub denied_per_pod_max: usize,
     /// Limits of connections whose requests are judged.
     pub http: HttpSettings,
 }
@@ -135,7 +149,6 @@ impl Default for PlaneSettings {
             application_connect_timeout: Duration::from_secs(10),
             connect_attempts_max: 3,
             failover_patience: Duration::from_secs(2),
-            denied_silence: None,
             network_user_timeout: Duration::from_secs(20),
             unsent_len_max: 128 * 1024,
             streams_per_tunnel_max: 100,
@@ -149,6 +162,9 @@ impl Default for PlaneSettings {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             reset_flush_timeout: Duration::from_secs(5),
+            denied_look: DeniedLook::default(),
+            denied_patience: Duration::from_secs(130),
+            denied_per_pod_max: 1024,
             http: HttpSettings::default(),
         }
     }

@@ -56,21 +56,18 @@ impl AppSocket {
         let _ready = self.stream.ready(Interest::ERROR).await;
     }
 
-    /// Resolves when the application has finished or given up, whatever it said before that.
-    pub(crate) async fn ended(&self) {
-        loop {
-            let Ok(ready) = self
-                .stream
-                .ready(Interest::READABLE | Interest::ERROR)
-                .await
-            else {
-                return;
-            };
+    /// Resolves when the application has closed its end, or the connection is broken; what it sent stays unread and throttles it.
+    pub(crate) async fn given_up(&self) {
+        while let Ok(ready) = self
+            .stream
+            .ready(Interest::READABLE | Interest::ERROR)
+            .await
+        {
             if ready.is_read_closed() || ready.is_error() {
                 return;
             }
-            // What it said stays where it is; only more of it, or its end, is worth another look.
-            let _seen: io::Result<()> = self
+            // Waits for the next event, without a look at what is there.
+            let _forgotten: io::Result<()> = self
                 .stream
                 .try_io(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
         }
@@ -95,12 +92,17 @@ impl AppSocket {
         })
     }
 
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_read_ready(cx)
     }
 
-    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_write_ready(cx)
+    }
+
+    /// Reads what the kernel gives at once. Less than the buffer holds does not mean that nothing is left.
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.try_read(buffer)
     }
 
     /// Reads until the buffer is full or the socket is empty. Never trusts a short read: a socket that the kernel joined to another
@@ -122,7 +124,7 @@ impl AppSocket {
     }
 
     /// Writes what fits.
-    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.stream.try_write_vectored(slices) {
             // While the kernel takes the socket out of a join (the application's half-close), one write may fail although the
             // connection is open for sending; the next goes by TCP.
@@ -134,7 +136,7 @@ impl AppSocket {
     }
 
     /// Tells the application that no more bytes will come.
-    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match SockRef::from(&self.stream).shutdown(Shutdown::Write) {
             // The application is gone already; reading will say how.
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),

@@ -126,17 +126,6 @@ impl OpenTunnelError {
         }
     }
 
-    /// Whether the peer's policy refused it: ztunnel answers 401, Envoy 403.
-    pub(crate) fn is_denied(&self) -> bool {
-        matches!(
-            self,
-            OpenTunnelError::Refused {
-                status: 401 | 403,
-                ..
-            }
-        )
-    }
-
     /// Whether another endpoint of the same service may do better. Always safe: no byte of the application was sent.
     pub fn may_retry(&self) -> bool {
         match self {
