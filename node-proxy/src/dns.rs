@@ -1,10 +1,12 @@
 //! DNS inside each pod: names of services from the mesh view, all others from the pod's own resolvers.
 //!
 //! The pod's questions to port 53 reach listeners on loopback in the pod's own namespace. This module decides what a name
-//! means for that pod; it never opens a socket outside the pod's namespace and keeps no cache.
+//! means for that pod, and whether the pod may ask; it never opens a socket outside the pod's namespace and keeps no cache of answers.
 
 mod forward;
+mod learn;
 mod message;
+mod names;
 mod resolver;
 mod server;
 mod zone;
@@ -27,6 +29,9 @@ use crate::{
     published::Published,
 };
 
+pub use learn::NameLimits;
+pub use names::{NameKeeper, NameQuestion, NameRules, NameVerdict};
+
 use forward::{ForwardLimits, Forwarder};
 use resolver::Resolver;
 
@@ -40,6 +45,8 @@ pub struct DnsContext {
     pub node: String,
     /// What was asked and how it ended.
     pub metrics: Arc<DnsMetrics>,
+    /// Rules about names; `None` = there are none, and every question may be.
+    pub names: Option<Arc<NameKeeper>>,
 }
 
 /// The DNS server of one pod; it ends when it is dropped.
@@ -145,6 +152,16 @@ fn open_sockets(address: SocketAddr) -> io::Result<(std::net::UdpSocket, std::ne
     let tcp = open(Type::STREAM, Protocol::TCP, address)?;
     tcp.listen(BACKLOG)?;
     Ok((udp.into(), tcp.into()))
+}
+
+/// What is said to a datagram without looking into the mesh, and what is learned from it if it is an answer; for `foreign`.
+pub(crate) fn take_datagram(bytes: &[u8]) -> Option<Vec<u8>> {
+    use hickory_proto::{op::ResponseCode, rr::Name};
+    drop(learn::addresses_in(bytes, &Name::root()));
+    match message::Question::parse(bytes) {
+        Ok(question) => Some(question.failure(ResponseCode::ServFail)),
+        Err(refusal) => message::refuse(bytes, refusal),
+    }
 }
 
 /// The namespace has no such address, or no such family.

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod config;
 pub mod dns;
+pub mod foreign;
 pub mod health;
 pub mod http;
 pub mod inbound;

@@ -46,6 +46,12 @@ pub struct DnsMetrics {
     upstream: ByLabel,
     /// How long other resolvers took, answered or not.
     pub upstream_seconds: Histogram,
+    /// Names that rules speak of and pods resolved.
+    pub names: Gauge,
+    /// Answers that went out before the kernel knew their addresses.
+    pub names_late: Counter,
+    /// Answers from which nothing was learned, because there are too many names.
+    pub names_full: Counter,
 }
 
 impl Default for DnsMetrics {
@@ -54,6 +60,9 @@ impl Default for DnsMetrics {
             queries: Family::default(),
             upstream: Family::default(),
             upstream_seconds: Histogram::new(SECONDS_BUCKETS),
+            names: Gauge::default(),
+            names_late: Counter::default(),
+            names_full: Counter::default(),
         }
     }
 }
@@ -96,6 +105,21 @@ impl DnsMetrics {
             "How long the pods' own resolvers took",
             self.upstream_seconds.clone(),
         );
+        registry.register(
+            "tulle_dns_names",
+            "Names that rules speak of and pods resolved",
+            self.names.clone(),
+        );
+        registry.register(
+            "tulle_dns_names_late",
+            "Answers that went out before the kernel knew their addresses",
+            self.names_late.clone(),
+        );
+        registry.register(
+            "tulle_dns_names_full",
+            "Answers from which nothing was learned, because there are too many names",
+            self.names_full.clone(),
+        );
     }
 }
 
@@ -118,6 +142,10 @@ pub enum QueryOutcome {
     NotImplemented,
     /// The class or version is not for us.
     Refused,
+    /// A policy does not allow the name.
+    Forbidden,
+    /// A policy does not allow the pod's resolvers: no reply, as if they were not there.
+    Denied,
     /// No reply was possible.
     Dropped,
 }
@@ -133,6 +161,8 @@ impl QueryOutcome {
             QueryOutcome::Malformed => "malformed",
             QueryOutcome::NotImplemented => "not_implemented",
             QueryOutcome::Refused => "refused",
+            QueryOutcome::Forbidden => "forbidden",
+            QueryOutcome::Denied => "denied",
             QueryOutcome::Dropped => "dropped",
         }
     }

@@ -458,6 +458,7 @@ fn pod_keeper(
         cluster: config.cluster.clone(),
         node: config.node.clone(),
         metrics: Arc::clone(&metrics.dns),
+        names: None,
     });
     PodKeeper {
         dir: config.pod_dir.clone(),

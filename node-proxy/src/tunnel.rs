@@ -25,6 +25,16 @@ pub(crate) use pool::{Dialing, PoolKey, TunnelPool};
 pub(crate) use server::{IncomingStream, Refusal, serve};
 pub use stream::{StreamEnd, TunnelReceive, TunnelSend, TunnelStream};
 
+/// Reads what a request says of its ends; for `foreign`.
+pub(crate) fn read_request(authority: &str, forwarded: &str) {
+    drop(parse_authority(authority));
+    let mut headers = http::HeaderMap::new();
+    if let Ok(value) = http::HeaderValue::from_bytes(forwarded.as_bytes()) {
+        headers.insert(http::header::FORWARDED, value);
+    }
+    let _client: Option<std::net::SocketAddr> = forwarded_client(&headers);
+}
+
 /// How much a peer may send on one stream before the application has taken it.
 const STREAM_WINDOW_LEN: u32 = 4 * 1024 * 1024;
 /// The same for all streams of a tunnel together.

@@ -5,6 +5,7 @@ use hickory_proto::{
     rr::{DNSClass, Name, Record},
     serialize::binary::{BinDecodable, BinDecoder},
 };
+use tulle_model::Protocol;
 
 use super::zone::{Lookup, Zone};
 
@@ -15,6 +16,16 @@ pub(crate) enum Transport {
     Udp,
     /// Framed by two bytes of length.
     Tcp,
+}
+
+impl Transport {
+    /// Its number in an IP header.
+    pub(crate) fn protocol(self) -> u8 {
+        match self {
+            Transport::Udp => Protocol::Udp.number(),
+            Transport::Tcp => Protocol::Tcp.number(),
+        }
+    }
 }
 
 /// A question that can be answered or passed on.

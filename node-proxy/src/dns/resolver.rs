@@ -14,6 +14,7 @@ use super::{
     DnsContext,
     forward::Forwarder,
     message::{Question, Refusal, Transport, refuse},
+    names::NameVerdict,
     zone::{Lookup, Zone, search_list},
 };
 use crate::{metrics::QueryOutcome, pods::PodDescriptor};
@@ -43,9 +44,23 @@ pub(crate) struct Waiting {
     question: Question,
     raw: Vec<u8>,
     transport: Transport,
-    /// The aliases that the answer begins with, and the name to ask for instead.
-    aliased: Option<(Vec<Record>, Name)>,
+    after: After,
     _place: OwnedSemaphorePermit,
+}
+
+/// Whom a question waits for.
+enum After {
+    /// The pod's own resolvers; with the aliases that the answer begins with, and the name to ask for instead.
+    Resolvers(Option<(Vec<Record>, Name)>),
+    /// Who compiles the rules of the pod, which is new.
+    Rules,
+}
+
+/// What the pod's policies say of a question.
+enum Judged {
+    Allowed,
+    Refused(Step),
+    NotYet,
 }
 
 impl Resolver {
@@ -72,6 +87,14 @@ impl Resolver {
             }
         };
         let directory = self.context.directory.snapshot();
+        let unsettled = match self.judge(&question, &directory, transport) {
+            Judged::Allowed => false,
+            Judged::Refused(step) => return step,
+            Judged::NotYet => true,
+        };
+        if unsettled {
+            return self.wait(question, bytes, transport, After::Rules);
+        }
         let lookup = self.with_viewpoint(&directory, |viewpoint| {
             let zone = Zone {
                 directory: &directory,
@@ -95,18 +118,22 @@ impl Resolver {
             self.context.metrics.query(outcome);
             return Step::Reply(answer);
         }
+        let step = self.wait(question, bytes, transport, After::Resolvers(aliased));
+        if matches!(step, Step::Wait(_)) {
+            self.context.metrics.query(outcome);
+        }
+        step
+    }
+
+    fn wait(&self, question: Question, bytes: &[u8], transport: Transport, after: After) -> Step {
         match Arc::clone(&self.waiting).try_acquire_owned() {
-            Ok(place) => {
-                self.context.metrics.query(outcome);
-                let raw = bytes.to_vec();
-                Step::Wait(Box::new(Waiting {
-                    question,
-                    raw,
-                    transport,
-                    aliased,
-                    _place: place,
-                }))
-            }
+            Ok(place) => Step::Wait(Box::new(Waiting {
+                question,
+                raw: bytes.to_vec(),
+                transport,
+                after,
+                _place: place,
+            })),
             Err(_) => {
                 self.context.metrics.query(QueryOutcome::Busy);
                 Step::Reply(question.failure(ResponseCode::ServFail))
@@ -114,28 +141,89 @@ impl Resolver {
         }
     }
 
+    /// Waits for whom the question has to wait; `None` = nothing is sent.
+    pub(crate) async fn finish(&self, waiting: Box<Waiting>) -> Option<Vec<u8>> {
+        match waiting.after {
+            After::Resolvers(_) => Some(self.forward(*waiting).await),
+            After::Rules => {
+                if let Some(names) = &self.context.names {
+                    names.settled(self.pod.addresses.first().copied()).await;
+                }
+                let (raw, transport) = (waiting.raw.clone(), waiting.transport);
+                let question = waiting.question.clone();
+                drop(waiting);
+                match self.take(&raw, transport) {
+                    Step::Drop => None,
+                    Step::Reply(reply) => Some(reply),
+                    Step::Wait(again) => match again.after {
+                        After::Resolvers(_) => Some(self.forward(*again).await),
+                        After::Rules => Some(question.failure(ResponseCode::ServFail)),
+                    },
+                }
+            }
+        }
+    }
+
     /// Asks the pod's own resolvers.
-    pub(crate) async fn finish(&self, waiting: Box<Waiting>) -> Vec<u8> {
+    async fn forward(&self, waiting: Waiting) -> Vec<u8> {
         let Waiting {
             question,
             raw,
             transport,
-            aliased,
+            after,
             _place,
-        } = *waiting;
+        } = waiting;
+        let aliased = match after {
+            After::Resolvers(aliased) => aliased,
+            After::Rules => None,
+        };
         let candidates = {
             let directory = self.context.directory.snapshot();
             self.with_viewpoint(&directory, |viewpoint| {
                 self.forwarder.candidates(&directory, viewpoint, transport)
             })
         };
-        let Some((aliases, target)) = aliased else {
-            let asked = self.forwarder.ask(&candidates, &question, &raw, transport);
-            return asked.await;
+        let answer = match aliased {
+            None => {
+                let asked = self.forwarder.ask(&candidates, &question, &raw, transport);
+                asked.await
+            }
+            Some((aliases, target)) => {
+                let (instead, raw) = question.about(target);
+                let asked = self.forwarder.ask(&candidates, &instead, &raw, transport);
+                question.answer_behind(aliases, &asked.await, transport)
+            }
         };
-        let (instead, raw) = question.about(target);
-        let asked = self.forwarder.ask(&candidates, &instead, &raw, transport);
-        question.answer_behind(aliases, &asked.await, transport)
+        if let Some(names) = &self.context.names {
+            // The kernel must know the addresses before the application does.
+            names.learn(question.query().name(), &answer).await;
+        }
+        answer
+    }
+
+    /// Names of the mesh are no exception: Cilium asks its rules for them too.
+    fn judge(&self, question: &Question, directory: &Directory, transport: Transport) -> Judged {
+        let Some(names) = &self.context.names else {
+            return Judged::Allowed;
+        };
+        let resolvers = self.with_viewpoint(directory, |viewpoint| {
+            self.forwarder.candidates(directory, viewpoint, transport)
+        });
+        let pod = self.pod.addresses.first().copied();
+        let name = question.query().name();
+        let verdict = names.judge(pod, &resolvers, transport.protocol(), name);
+        let (outcome, reason, step) = match verdict {
+            NameVerdict::Allowed => return Judged::Allowed,
+            NameVerdict::NotYet => return Judged::NotYet,
+            NameVerdict::Forbidden(reason) => {
+                let reply = question.failure(ResponseCode::Refused);
+                (QueryOutcome::Forbidden, reason, Step::Reply(reply))
+            }
+            NameVerdict::Unreachable(reason) => (QueryOutcome::Denied, reason, Step::Drop),
+        };
+        self.context.metrics.query(outcome);
+        tracing::info!(pod = self.pod.uid, %name, reason, "a question is refused by policy");
+        Judged::Refused(step)
     }
 
     /// Counts what the transport itself had to give up.

@@ -49,8 +49,9 @@ pub(crate) async fn serve_udp(
                 let (socket, resolver, cancel) =
                     (Arc::clone(&socket), Arc::clone(&resolver), cancel.clone());
                 tasks.spawn(cancel.run_until_cancelled_owned(async move {
-                    let answer = resolver.finish(waiting).await;
-                    send(&socket, &answer, client).await;
+                    if let Some(answer) = resolver.finish(waiting).await {
+                        send(&socket, &answer, client).await;
+                    }
                 }));
             }
         }
@@ -149,9 +150,10 @@ async fn read_questions(
             Step::Wait(waiting) => {
                 let (resolver, answers) = (Arc::clone(&resolver), answers.clone());
                 tasks.spawn(async move {
-                    let answer = resolver.finish(waiting).await;
-                    // A client that is gone needs no answer.
-                    drop(answers.send(answer).await);
+                    if let Some(answer) = resolver.finish(waiting).await {
+                        // A client that is gone needs no answer.
+                        drop(answers.send(answer).await);
+                    }
                     drop(place);
                 });
             }

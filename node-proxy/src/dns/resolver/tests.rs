@@ -1,5 +1,13 @@
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use futures::future::BoxFuture;
 use hickory_proto::{
     op::{Message, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
@@ -8,9 +16,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
+use tulle_policy::compiled::LearnedNames;
 
 use super::{
-    super::{DnsContext, PodDns, forward::Forwarder, message::Transport},
+    super::{
+        DnsContext, NameKeeper, NameLimits, NameQuestion, NameRules, NameVerdict, PodDns,
+        forward::Forwarder, message::Transport,
+    },
     Resolver, Step,
 };
 use crate::{
@@ -44,6 +56,7 @@ impl Scene {
             cluster: "koornacht".parse().unwrap(),
             node: "koornacht-worker".to_owned(),
             metrics: Arc::clone(&metrics),
+            names: None,
         };
         let namespace = NamespaceHandle::open(Path::new("/proc/self/ns/net")).unwrap();
         let listen: [SocketAddr; 1] = ["127.0.0.1:0".parse().unwrap()];
@@ -262,6 +275,7 @@ async fn an_external_name_is_answered_with_its_address() {
         cluster: "koornacht".parse().unwrap(),
         node: "koornacht-worker".to_owned(),
         metrics: Arc::clone(&metrics),
+        names: None,
     };
     let forwarder = Forwarder {
         namespace: Arc::new(NamespaceHandle::open(Path::new("/proc/self/ns/net")).unwrap()),
@@ -275,7 +289,7 @@ async fn an_external_name_is_answered_with_its_address() {
         let Step::Wait(waiting) = resolver.take(&query(5, name), Transport::Udp) else {
             panic!("another resolver has to be asked");
         };
-        Message::from_vec(&resolver.finish(waiting).await).unwrap()
+        Message::from_vec(&resolver.finish(waiting).await.unwrap()).unwrap()
     };
     let answer = ask("db.").await;
     assert_eq!(answer.metadata.id, 5);
@@ -293,4 +307,81 @@ async fn an_external_name_is_answered_with_its_address() {
     assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(answer.answers.len(), 1);
     assert_eq!(metrics.queries(QueryOutcome::Forwarded), 2);
+}
+
+/// Allows questions about names that begin with `db`, once the pod is known.
+#[derive(Default)]
+struct OnlyDb {
+    known: AtomicBool,
+}
+
+impl NameRules for OnlyDb {
+    fn judge(&self, question: &NameQuestion<'_>) -> NameVerdict {
+        if !self.known.load(Ordering::Relaxed) {
+            NameVerdict::NotYet
+        } else if question.name.starts_with("db") {
+            NameVerdict::Allowed
+        } else if question.name.starts_with("far") {
+            NameVerdict::Unreachable("no rule allows the resolver".to_owned())
+        } else {
+            NameVerdict::Forbidden("no rule allows the name".to_owned())
+        }
+    }
+
+    fn settled(&self, _pod: IpAddr) -> BoxFuture<'_, ()> {
+        self.known.store(true, Ordering::Relaxed);
+        Box::pin(async {})
+    }
+
+    fn install(&self, _names: LearnedNames) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+}
+
+#[tokio::test]
+async fn names_that_no_rule_allows_are_refused() {
+    let metrics = Arc::new(DnsMetrics::default());
+    let mut mesh = Fixture::default();
+    mesh.add_service(service("default", "rebel-base", &["172.20.1.7"]));
+    let directory = Published::fixed(mesh.directory());
+    let names = NameKeeper::new(
+        Arc::new(OnlyDb::default()),
+        directory.clone(),
+        Arc::clone(&metrics),
+        None,
+        NameLimits::default(),
+    );
+    let context = DnsContext {
+        directory,
+        cluster: "koornacht".parse().unwrap(),
+        node: "koornacht-worker".to_owned(),
+        metrics: Arc::clone(&metrics),
+        names: Some(Arc::new(names)),
+    };
+    let forwarder = Forwarder {
+        namespace: Arc::new(NamespaceHandle::open(Path::new("/proc/self/ns/net")).unwrap()),
+        nameservers: vec![other_resolver().await],
+        limits: Default::default(),
+        metrics: Arc::clone(&metrics),
+        silent_until: Default::default(),
+    };
+    let resolver = Resolver::new(Arc::new(context), descriptor(), forwarder);
+    let Step::Wait(waiting) = resolver.take(&query(5, "db.example.org."), Transport::Udp) else {
+        panic!("the rules have to be waited for");
+    };
+    let answer = Message::from_vec(&resolver.finish(waiting).await.unwrap()).unwrap();
+    assert_eq!(answer.answers.len(), 1);
+    assert_eq!(metrics.queries(QueryOutcome::Forwarded), 1);
+    for name in ["bank.org.", "rebel-base.default.svc.cluster.local."] {
+        let Step::Reply(reply) = resolver.take(&query(6, name), Transport::Tcp) else {
+            panic!("the question has to be refused");
+        };
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
+        assert_eq!(reply.metadata.id, 6);
+    }
+    let step = resolver.take(&query(7, "far.org."), Transport::Udp);
+    assert!(matches!(step, Step::Drop));
+    assert_eq!(metrics.queries(QueryOutcome::Forbidden), 2);
+    assert_eq!(metrics.queries(QueryOutcome::Denied), 1);
 }
