@@ -4,6 +4,7 @@
 //! a C compiler, so it depends on no other crate of the workspace: it drives the built programs by their command lines.
 
 mod bench;
+mod fuzz;
 mod lab;
 mod lock;
 mod process;
@@ -40,6 +41,8 @@ enum Command {
     Test(test::Options),
     /// Set-up, then the measurements; fills the table of README.md
     Bench(bench::Options),
+    /// Feeds every parser of foreign bytes with what nobody would send
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,5 +62,6 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Lab(options) => lab::run(&workspace, options),
         Command::Test(options) => test::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
+        Command::Fuzz(options) => fuzz::run(&workspace, options),
     }
 }

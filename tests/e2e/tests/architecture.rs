@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 /// Which crates of the workspace each crate may use. Tests are no exception, save the crates below `tests/`.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("tulle-model", &[]),
     ("tulle-balance", &["tulle-model"]),
     ("tulle-policy", &["tulle-model"]),
@@ -66,6 +66,17 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "tulle-wire",
             "tulle-identity",
             "tulle-xds-server",
+        ],
+    ),
+    // The fuzz targets reach every parser of foreign bytes.
+    (
+        "tulle-fuzz",
+        &[
+            "tulle-model",
+            "tulle-policy",
+            "tulle-wire",
+            "tulle-xds-server",
+            "tulle-node-proxy",
         ],
     ),
     ("xtask", &[]),
