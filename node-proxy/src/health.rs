@@ -5,12 +5,16 @@
 //! two sides: the kernel tells of connections that lead straight to an endpoint, the proxy's own connections tell theirs. How
 //! long, and how many at once, `tulle-balance` decides; here are the clock, the two sides, and those who must know.
 //!
+//! An endpoint of another cluster that is out of reach or silent makes the whole cluster *suspected*: the next connection avoids
+//! all of it, and at once others of its endpoints are asked whether they are there (`suspects`).
+//!
 //! Connections to addresses where nobody is any more are reset ([`Reaper`]).
 
 mod clusters;
 mod keeper;
 mod metrics;
 mod reaper;
+mod suspects;
 
 use std::{
     collections::BTreeSet,
@@ -25,13 +29,14 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{sync::Notify, time::Instant};
 use tulle_balance::{Ejected, EjectionSettings, Ejections};
-use tulle_model::{Directory, TunnelProtocol};
+use tulle_model::{ClusterName, Directory, TunnelProtocol};
 
 pub(crate) use clusters::SilentClusters;
 pub use clusters::{Probe, ProbeOutcome};
 pub use keeper::HealthKeeper;
 pub use metrics::HealthMetrics;
 pub use reaper::{DestroyConnections, Reaper};
+use suspects::Suspects;
 
 /// How a connection to an endpoint failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,16 +71,28 @@ pub struct Health {
     changed: Notify,
     /// Something waits for the reaper.
     died: Notify,
+    /// A cluster is suspected.
+    suspected: Notify,
     metrics: HealthMetrics,
 }
 
 #[derive(Debug)]
 struct Book {
     ejections: Ejections,
-    /// Addresses of endpoints that went out or came back, of which the kernel's tables do not know yet.
-    touched: BTreeSet<IpAddr>,
+    suspects: Suspects,
+    /// What went out or came back, of which the kernel's tables do not know yet.
+    touched: Turned,
     /// Addresses that left the mesh's view, and when.
     gone: Vec<(IpAddr, Instant)>,
+}
+
+/// What the kernel's tables have to be computed again for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Turned {
+    /// Addresses of endpoints.
+    addresses: BTreeSet<IpAddr>,
+    /// Whole clusters.
+    clusters: BTreeSet<ClusterName>,
 }
 
 impl Default for Health {
@@ -91,7 +108,8 @@ impl Health {
             began: Instant::now(),
             book: Mutex::new(Book {
                 ejections: Ejections::new(settings),
-                touched: BTreeSet::new(),
+                suspects: Suspects::default(),
+                touched: Turned::default(),
                 gone: Vec::new(),
             }),
             known: AtomicUsize::new(0),
@@ -99,6 +117,7 @@ impl Health {
             silent: ArcSwap::from_pointee(SilentClusters::new()),
             changed: Notify::new(),
             died: Notify::new(),
+            suspected: Notify::new(),
             metrics: HealthMetrics::default(),
         }
     }
@@ -113,9 +132,11 @@ impl Health {
         self.ejected.load_full()
     }
 
-    /// A connection to `endpoint` failed. Where the host itself seems gone, so are the other endpoints that `directory` has there.
+    /// A connection from cluster `own` to `endpoint` failed. Where the host itself seems gone, so are the other endpoints that
+    /// `directory` has there; and where it is in another cluster, that one is suspected.
     pub fn record_failure(
         &self,
+        own: &ClusterName,
         directory: &Directory,
         endpoint: SocketAddr,
         failure: Failure,
@@ -132,12 +153,19 @@ impl Health {
         for endpoint in endpoints {
             if book.ejections.record_failure(endpoint, now) {
                 self.metrics.ejections.inc();
-                book.touched.insert(endpoint.ip());
+                book.touched.addresses.insert(endpoint.ip());
                 is_changed = true;
             }
         }
         if is_changed {
             tracing::info!(%endpoint, ?failure, ?witness, "an endpoint is left out for a while");
+        }
+        if failure != Failure::Refused
+            && let Some(cluster) = cluster_of(directory, endpoint).filter(|cluster| *cluster != own)
+        {
+            is_changed |= self.suspect(&mut book, cluster);
+        }
+        if is_changed {
             self.publish(&book, now);
         }
     }
@@ -151,7 +179,7 @@ impl Health {
         let mut book = self.lock();
         if book.ejections.record_success(endpoint, now) {
             self.metrics.restored("success");
-            book.touched.insert(endpoint.ip());
+            book.touched.addresses.insert(endpoint.ip());
             self.publish(&book, now);
         } else {
             self.known.store(book.ejections.len(), Relaxed);
@@ -201,14 +229,14 @@ impl Health {
     }
 
     /// Brings back whose time is over; then takes the addresses of which the kernel's tables do not know yet.
-    fn take_touched(&self) -> BTreeSet<IpAddr> {
+    fn take_touched(&self) -> Turned {
         let now = self.now();
         let mut book = self.lock();
         let back = book.ejections.expire(now);
         if !back.is_empty() {
             for endpoint in &back {
                 self.metrics.restored("time");
-                book.touched.insert(endpoint.ip());
+                book.touched.addresses.insert(endpoint.ip());
             }
             self.publish(&book, now);
         }
@@ -222,8 +250,10 @@ impl Health {
     }
 
     fn publish(&self, book: &Book, now: Duration) {
-        let ejected = book.ejections.ejected(now);
+        let clusters = book.suspects.clusters().cloned();
+        let ejected = book.ejections.ejected(now).with_clusters(clusters);
         self.metrics.set_ejected(ejected.addresses().count());
+        self.metrics.set_suspected(ejected.clusters().count());
         self.known.store(book.ejections.len(), Relaxed);
         self.ejected.store(Arc::new(ejected));
         self.changed.notify_one();
@@ -236,6 +266,12 @@ impl Health {
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whose endpoint it is.
+fn cluster_of(directory: &Directory, endpoint: SocketAddr) -> Option<&ClusterName> {
+    let workload = directory.workload_at(endpoint.ip())?;
+    Some(&workload.cluster)
 }
 
 /// The other endpoints at the same address, as services know them.

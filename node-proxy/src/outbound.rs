@@ -201,7 +201,8 @@ async fn reach(
             Err(error) => {
                 if let Some(failure) = error.failure() {
                     let endpoint = candidate.address;
-                    health.record_failure(&directory, endpoint, failure, Witness::Proxy);
+                    let own = &plane.cluster;
+                    health.record_failure(own, &directory, endpoint, failure, Witness::Proxy);
                 }
                 if !error.may_retry() {
                     return Err(error);

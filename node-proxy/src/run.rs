@@ -322,6 +322,7 @@ fn health_keepers(
     let health = &plane.shared.health;
     let keeper = HealthKeeper {
         health: Arc::clone(health),
+        cluster: plane.cluster.clone(),
         directory: plane.directory.clone(),
         touched: Arc::clone(touched),
         events: datapath.take_connect_events(),

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use tulle_model::ClusterName;
+
 /// How ejections behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EjectionSettings {
@@ -181,6 +183,7 @@ impl Ejections {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ejected {
     addresses: Arc<HashSet<SocketAddr>>,
+    clusters: Arc<BTreeSet<ClusterName>>,
     panic_percent: u8,
 }
 
@@ -189,7 +192,17 @@ impl Ejected {
     pub fn new(addresses: impl IntoIterator<Item = SocketAddr>, panic_percent: u8) -> Self {
         Ejected {
             addresses: Arc::new(addresses.into_iter().collect()),
+            clusters: Arc::default(),
             panic_percent,
+        }
+    }
+
+    /// These clusters seem out of reach: their endpoints serve only where nobody else does, however many they are.
+    #[must_use]
+    pub fn with_clusters(self, clusters: impl IntoIterator<Item = ClusterName>) -> Self {
+        Ejected {
+            clusters: Arc::new(clusters.into_iter().collect()),
+            ..self
         }
     }
 
@@ -203,7 +216,17 @@ impl Ejected {
         !self.addresses.is_empty() && self.addresses.contains(&endpoint)
     }
 
-    /// All who are out, in no particular order.
+    /// Whether `cluster` seems out of reach.
+    pub fn is_out_of_reach(&self, cluster: &ClusterName) -> bool {
+        !self.clusters.is_empty() && self.clusters.contains(cluster)
+    }
+
+    /// The clusters that seem out of reach.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> + '_ {
+        self.clusters.iter()
+    }
+
+    /// All endpoints who are out, in no particular order.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.addresses.iter().copied()
     }

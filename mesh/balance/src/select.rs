@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | 1 | may it serve at all? | only endpoints that are ready (or published unready, or shutting down) and have an address | health, `publishNotReadyAddresses` |
 //! | 2 | is it near enough? | only those of the own node, if the service says so | `internalTrafficPolicy: Local` |
-//! | 3 | does it serve for sure? | ready · shutting down, or of weight 0 · of a silent cluster · both | health, weight, demotion |
+//! | 3 | does it serve for sure? | ready · shutting down, or of weight 0 · of a cluster that is silent or out of reach · both | health, weight, demotion, [`Ejected::clusters`] |
 //! | 4 | which cluster is wanted? | `local`: own, others · `remote`: others, own · `local-node`: own node, own cluster, others | affinity |
 //! | 5 | which place is next? | the order as written; whoever is not named comes last | `mesh.tulle.io/failover` |
 //! | 6 | which is near? | `PreferSameZone`: own zone, region, cluster, others · `PreferSameNode`: own node, then the same | `trafficDistribution` |
@@ -37,7 +37,10 @@ use std::{net::SocketAddr, sync::Arc};
 use tulle_model::{ClusterName, Locality, Service, Workload};
 
 pub use self::spill::SpillState;
-use self::{group::decide, rank::Candidate};
+use self::{
+    group::decide,
+    rank::{Candidate, Doubt},
+};
 use crate::Ejected;
 
 /// Where the client is.
@@ -107,7 +110,7 @@ pub enum Reason {
     Terminating,
     /// Its weight is 0, and others serve.
     Drained,
-    /// Its cluster is silent, and others serve.
+    /// Its cluster is silent or out of reach, and others serve.
     Demoted,
     /// The affinity prefers others.
     Affinity,
@@ -172,7 +175,8 @@ pub fn select_endpoints<'a>(
     endpoints: impl Iterator<Item = &'a Arc<Workload>>,
 ) -> Vec<&'a Arc<Workload>> {
     let workloads: Vec<&Arc<Workload>> = endpoints.collect();
-    let candidate = |workload: &&Arc<Workload>| Candidate::of(from, service, workload, false);
+    let candidate =
+        |workload: &&Arc<Workload>| Candidate::of(from, service, workload, Doubt::default());
     let candidates: Vec<_> = workloads.iter().map(candidate).collect();
     let (verdicts, _) = decide(
         service,
@@ -193,8 +197,11 @@ fn judge(
     spill: &SpillState,
 ) -> (Vec<Verdict>, SpillState) {
     let candidate = |endpoint: &Endpoint<'_>| {
-        let out = ejected.contains(endpoint.address);
-        Candidate::of(from, service, endpoint.workload, out)
+        let doubt = Doubt {
+            ejected: ejected.contains(endpoint.address),
+            out_of_reach: ejected.is_out_of_reach(&endpoint.workload.cluster),
+        };
+        Candidate::of(from, service, endpoint.workload, doubt)
     };
     let candidates: Vec<Candidate> = endpoints.iter().map(candidate).collect();
     decide(service, &candidates, ejected, spill)

@@ -16,9 +16,9 @@ use hyper::body::Frame;
 use serde::{Serialize, Serializer};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tulle_balance::{Viewpoint, select_endpoints};
+use tulle_balance::{Ejected, Endpoint, SpillState, Viewpoint, select};
 use tulle_identity::{MeshTls, SvidManager, SvidStatus};
-use tulle_model::{Directory, Health, Locality, Service, TrustDomain};
+use tulle_model::{ClusterName, Directory, Health, Locality, Service, TrustDomain, Workload};
 
 use crate::{
     kernel_sync::{KernelSyncStatus, table::NodeView},
@@ -110,6 +110,8 @@ struct Dump<'a> {
     kernel: KernelDump,
     /// Endpoints that are left out, since connections to them failed.
     ejected: BTreeSet<SocketAddr>,
+    /// Clusters that are avoided until one of their endpoints answers.
+    suspected: BTreeSet<ClusterName>,
     pods: BTreeMap<String, PodDump>,
     certificates: Vec<CertificateDump>,
     trust_bundles: BTreeMap<String, Option<String>>,
@@ -151,7 +153,11 @@ struct MeshDump<'a> {
     policies: Policies,
 }
 
-struct Services<'a>(Arc<Directory>, &'a NodeView);
+struct Services<'a> {
+    directory: Arc<Directory>,
+    node: &'a NodeView,
+    ejected: Arc<Ejected>,
+}
 struct Workloads(Arc<Directory>);
 struct Policies(Arc<Directory>);
 
@@ -159,6 +165,7 @@ impl<'a> Dump<'a> {
     fn of(sources: &'a DumpSources) -> Self {
         let directory = sources.directory.snapshot();
         let kernel = sources.kernel.snapshot();
+        let ejected = sources.health.ejected();
         let bundles = sources.tls.bundles();
         let pods = sources.pods.snapshot();
         let roots = |domain: &TrustDomain| {
@@ -177,7 +184,8 @@ impl<'a> Dump<'a> {
                 applied: kernel.applied,
                 last_error: kernel.last_error.clone(),
             },
-            ejected: sources.health.ejected().addresses().collect(),
+            ejected: ejected.addresses().collect(),
+            suspected: ejected.clusters().cloned().collect(),
             pods: pods
                 .pods
                 .iter()
@@ -191,7 +199,11 @@ impl<'a> Dump<'a> {
                 .collect(),
             trust_bundles: bundles.domains().map(roots).collect(),
             mesh: MeshDump {
-                services: Services(Arc::clone(&directory), &sources.node),
+                services: Services {
+                    directory: Arc::clone(&directory),
+                    node: &sources.node,
+                    ejected,
+                },
                 workloads: Workloads(Arc::clone(&directory)),
                 policies: Policies(directory),
             },
@@ -252,22 +264,17 @@ struct EndpointDump<'a> {
 
 impl Serialize for Services<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Services(directory, node) = self;
         let nowhere = Locality::default();
         let viewpoint = Viewpoint {
-            cluster: &node.cluster,
-            node: &node.node,
+            cluster: &self.node.cluster,
+            node: &self.node.node,
             locality: &nowhere,
         };
+        let directory = &self.directory;
         serializer.collect_seq(directory.services().map(|service| {
             let key = service.key();
-            let chosen: HashSet<&str> =
-                select_endpoints(viewpoint, service, directory.endpoints(&key))
-                    .into_iter()
-                    .map(|workload| &*workload.uid.0)
-                    .collect();
-            let endpoint =
-                |workload: &'_ Arc<tulle_model::Workload>| chosen.contains(&*workload.uid.0);
+            let chosen = chosen(viewpoint, directory, service, &self.ejected);
+            let endpoint = |workload: &'_ Arc<Workload>| chosen.contains(&*workload.uid.0);
             let endpoints = directory.endpoints(&key).map(|workload| EndpointDump {
                 workload: &workload.uid.0,
                 cluster: workload.cluster.as_str(),
@@ -282,6 +289,29 @@ impl Serialize for Services<'_> {
             }
         }))
     }
+}
+
+/// Who serves at least one port of the service: as the kernel's tables have it, but for spill-over, which remembers.
+fn chosen<'a>(
+    from: Viewpoint<'_>,
+    directory: &'a Directory,
+    service: &Service,
+    ejected: &Ejected,
+) -> HashSet<&'a str> {
+    let key = service.key();
+    let mut chosen = HashSet::new();
+    for port in &service.ports {
+        for is_ipv4 in [true, false] {
+            let able = directory.endpoints(&key).filter_map(|workload| {
+                let mut addresses = workload.serving_addresses(&key, port);
+                let address = addresses.find(|address| address.is_ipv4() == is_ipv4)?;
+                Some(Endpoint { workload, address })
+            });
+            let selection = select(from, service, able, ejected, &SpillState::default());
+            chosen.extend(selection.serving.iter().map(|one| &*one.workload.uid.0));
+        }
+    }
+    chosen
 }
 
 impl Serialize for Workloads {

@@ -39,6 +39,17 @@ pub enum ProbeOutcome {
     Unknown,
 }
 
+impl ProbeOutcome {
+    /// The name in metrics: a closed set.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            ProbeOutcome::Answered => "answered",
+            ProbeOutcome::Unanswered => "unanswered",
+            ProbeOutcome::Unknown => "unknown",
+        }
+    }
+}
+
 /// What is known of each silent cluster.
 #[derive(Default)]
 pub(super) struct Suspicions(BTreeMap<ClusterName, Suspicion>);
@@ -91,11 +102,7 @@ impl Suspicions {
                 .filter_map(|address| door(directory, *address, tunnel_port));
             let outcomes = join_all(doors.map(|door| probe.probe(door))).await;
             for outcome in &outcomes {
-                health.metrics.probed(match outcome {
-                    ProbeOutcome::Answered => "answered",
-                    ProbeOutcome::Unanswered => "unanswered",
-                    ProbeOutcome::Unknown => "unknown",
-                });
+                health.metrics.probed(outcome.name());
             }
             if suspicion.judge(&outcomes) {
                 died.push(cluster.clone());

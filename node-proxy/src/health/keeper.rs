@@ -1,6 +1,6 @@
 //! The task that brings together what the kernel saw, what time does, and the kernel's tables.
 
-use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc};
+use std::{io, sync::Arc};
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -8,9 +8,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tulle_datapath::{ConnectEvent, ConnectEvents, ConnectOutcome};
-use tulle_model::Directory;
+use tulle_model::{ClusterName, Directory, Workload};
 
-use super::{Failure, Health, Witness};
+use super::{Failure, Health, Turned, Witness};
 use crate::{
     kernel_sync::{TouchLog, Touched},
     published::Published,
@@ -20,6 +20,8 @@ use crate::{
 pub struct HealthKeeper {
     /// The book.
     pub health: Arc<Health>,
+    /// The cluster of this node.
+    pub cluster: ClusterName,
     /// The mesh view.
     pub directory: Published<Directory>,
     /// Where changes for the kernel's tables are collected.
@@ -43,7 +45,7 @@ impl HealthKeeper {
         });
         loop {
             let touched = self.health.take_touched();
-            if !touched.is_empty() {
+            if touched != Turned::default() {
                 self.tell(touched);
             }
             let expiry = self.health.next_expiry();
@@ -56,7 +58,7 @@ impl HealthKeeper {
                         None => std::future::pending().await,
                     }
                 } => {}
-                result = read(&mut events, &self.health, &self.directory) => {
+                result = read(&mut events, &self.cluster, &self.health, &self.directory) => {
                     if let Err(error) = result {
                         tracing::error!(%error, "connections that lead straight to an endpoint are no longer watched");
                         events = None;
@@ -66,9 +68,15 @@ impl HealthKeeper {
         }
     }
 
-    fn tell(&self, addresses: BTreeSet<IpAddr>) {
-        let mut touched = Touched::default();
-        touched.note_addresses(&self.directory.snapshot(), addresses.into_iter());
+    fn tell(&self, turned: Turned) {
+        let (directory, mut touched) = (self.directory.snapshot(), Touched::default());
+        touched.note_addresses(&directory, turned.addresses.into_iter());
+        if !turned.clusters.is_empty() {
+            let is_theirs = |w: &&Arc<Workload>| turned.clusters.contains(&w.cluster);
+            for workload in directory.workloads().filter(is_theirs) {
+                touched.services.extend(workload.services.keys().cloned());
+            }
+        }
         self.touched.add(touched);
     }
 }
@@ -83,6 +91,7 @@ fn register(events: ConnectEvents) -> io::Result<AsyncFd<ConnectEvents>> {
 /// Waits for events and notes some of them: the others wait in the ring until the tables know of these.
 async fn read(
     events: &mut Option<AsyncFd<ConnectEvents>>,
+    own: &ClusterName,
     health: &Health,
     directory: &Published<Directory>,
 ) -> io::Result<()> {
@@ -93,7 +102,7 @@ async fn read(
     let directory = directory.snapshot();
     for _ in 0..EVENTS_PER_TURN {
         match ready.get_inner_mut().take_next() {
-            Some(event) => note(health, &directory, event),
+            Some(event) => note(own, health, &directory, event),
             None => {
                 ready.clear_ready();
                 break;
@@ -103,14 +112,14 @@ async fn read(
     Ok(())
 }
 
-fn note(health: &Health, directory: &Directory, event: ConnectEvent) {
+fn note(own: &ClusterName, health: &Health, directory: &Directory, event: ConnectEvent) {
     let failure = match event.outcome {
         ConnectOutcome::Refused => Failure::Refused,
         ConnectOutcome::Unreachable => Failure::Unreachable,
         ConnectOutcome::Silent => Failure::Silent,
         ConnectOutcome::Recovered => return health.record_success(event.backend),
     };
-    health.record_failure(directory, event.backend, failure, Witness::Kernel);
+    health.record_failure(own, directory, event.backend, failure, Witness::Kernel);
 }
 
 /// A flood of failures must not keep the ejections that follow from the first ones from the tables.

@@ -28,6 +28,9 @@ pub struct HealthMetrics {
     pub(super) dead_addresses: Counter,
     probes: ByLabel,
     dead_clusters: Gauge,
+    /// Clusters that were avoided after a failure.
+    pub(super) suspicions: Counter,
+    suspected: Gauge,
 }
 
 impl Default for HealthMetrics {
@@ -43,6 +46,8 @@ impl Default for HealthMetrics {
             dead_addresses: Counter::default(),
             probes: Family::default(),
             dead_clusters: Gauge::default(),
+            suspicions: Counter::default(),
+            suspected: Gauge::default(),
         }
     }
 }
@@ -71,6 +76,11 @@ impl HealthMetrics {
                 "Connections, or pods, where that failed",
                 &self.destroy_failures,
             ),
+            (
+                "tulle_cluster_suspicions",
+                "Clusters that were avoided after a connection to one of their endpoints failed",
+                &self.suspicions,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -97,13 +107,18 @@ impl HealthMetrics {
         );
         registry.register(
             "tulle_cluster_probes",
-            "Probes of the endpoints of silent clusters, by outcome",
+            "Probes of the endpoints of silent and suspected clusters, by outcome",
             self.probes.clone(),
         );
         registry.register(
             "tulle_dead_clusters",
             "Silent clusters of which no endpoint can be reached",
             self.dead_clusters.clone(),
+        );
+        registry.register(
+            "tulle_clusters_suspected",
+            "Clusters that are avoided until one of their endpoints answers",
+            self.suspected.clone(),
         );
     }
 
@@ -122,6 +137,10 @@ impl HealthMetrics {
 
     pub(super) fn set_ejected(&self, count: usize) {
         self.ejected.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn set_suspected(&self, count: usize) {
+        self.suspected.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(super) fn probed(&self, outcome: &'static str) {

@@ -19,6 +19,7 @@ use tulle_model::Directory;
 use super::{
     Health,
     clusters::{Probe, Suspicions},
+    suspects::Suspector,
 };
 use crate::published::Published;
 
@@ -45,7 +46,7 @@ impl DestroyConnections for Datapath {
     }
 }
 
-/// The task that resets connections.
+/// The task that resets connections; beside that, suspected clusters are asked whether they are there.
 pub struct Reaper {
     /// Who knows which addresses are gone, and which clusters are silent.
     pub health: Arc<Health>,
@@ -62,7 +63,14 @@ pub struct Reaper {
 impl Reaper {
     /// Works until it is cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let _cancelled: Option<()> = cancel.run_until_cancelled(self.work()).await;
+        let suspector = Suspector {
+            health: Arc::clone(&self.health),
+            directory: self.directory.clone(),
+            probe: Arc::clone(&self.probe),
+            tunnel_port: self.tunnel_port,
+        };
+        let work = async { tokio::join!(self.work(), suspector.work()) };
+        let _cancelled: Option<((), ())> = cancel.run_until_cancelled(work).await;
     }
 
     async fn work(&self) {

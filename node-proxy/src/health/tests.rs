@@ -19,6 +19,10 @@ fn ejected(health: &Health) -> BTreeSet<SocketAddr> {
     health.ejected().addresses().collect()
 }
 
+fn home() -> ClusterName {
+    "koornacht".parse().unwrap()
+}
+
 /// One pod with two services.
 fn mesh() -> Directory {
     let mut mesh = Fixture::default();
@@ -49,7 +53,7 @@ fn a_refusal_speaks_of_one_endpoint_and_unreachability_of_the_host() {
         (Failure::Unreachable, &all[..]),
     ] {
         let health = Health::default();
-        health.record_failure(&mesh, all[0], failure, Witness::Kernel);
+        health.record_failure(&home(), &mesh, all[0], failure, Witness::Kernel);
         let expected: BTreeSet<SocketAddr> = expected.iter().copied().collect();
         assert_eq!(ejected(&health), expected, "{failure:?}");
         assert_eq!(health.metrics().failures(failure, Witness::Kernel), 1);
@@ -57,8 +61,21 @@ fn a_refusal_speaks_of_one_endpoint_and_unreachability_of_the_host() {
     // Nobody of the mesh: still an endpoint.
     let health = Health::default();
     let foreign = endpoint("192.0.2.1:80");
-    health.record_failure(&mesh, foreign, Failure::Unreachable, Witness::Proxy);
+    health.record_failure(
+        &home(),
+        &mesh,
+        foreign,
+        Failure::Unreachable,
+        Witness::Proxy,
+    );
     assert_eq!(ejected(&health), BTreeSet::from([foreign]));
+}
+
+fn turned(endpoint: SocketAddr) -> Turned {
+    Turned {
+        addresses: BTreeSet::from([endpoint.ip()]),
+        clusters: BTreeSet::new(),
+    }
 }
 
 #[test]
@@ -66,14 +83,14 @@ fn a_success_brings_back_and_both_are_told() {
     let (mesh, health) = (mesh(), Health::default());
     let failing = endpoint("10.1.1.5:8080");
     health.record_success(failing);
-    assert!(health.take_touched().is_empty());
-    health.record_failure(&mesh, failing, Failure::Refused, Witness::Proxy);
-    health.record_failure(&mesh, failing, Failure::Refused, Witness::Proxy);
-    assert_eq!(health.take_touched(), BTreeSet::from([failing.ip()]));
+    assert_eq!(health.take_touched(), Turned::default());
+    health.record_failure(&home(), &mesh, failing, Failure::Refused, Witness::Proxy);
+    health.record_failure(&home(), &mesh, failing, Failure::Refused, Witness::Proxy);
+    assert_eq!(health.take_touched(), turned(failing));
     assert!(health.next_expiry().is_some());
     health.record_success(failing);
     assert!(ejected(&health).is_empty());
-    assert_eq!(health.take_touched(), BTreeSet::from([failing.ip()]));
+    assert_eq!(health.take_touched(), turned(failing));
     assert!(health.next_expiry().is_none());
 }
 
@@ -189,14 +206,86 @@ async fn connections_to_an_address_that_is_gone_are_reset_unless_it_comes_back()
     scene.cancel.cancel();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_silent_cluster_loses_connections_only_when_it_is_out_of_reach() {
+/// Two pods in tion beside koornacht's one.
+fn two_clusters() -> Directory {
     let mut mesh = mesh();
     for (name, ip) in [("a", "10.2.1.5"), ("b", "10.2.1.6")] {
         let workload = pod("tion", "default", name, &[ip]);
         mesh.apply(Change::Workload(Arc::new(workload)));
     }
-    let scene = Scene::start(mesh, ProbeOutcome::Answered);
+    mesh
+}
+
+fn suspected(health: &Health) -> Vec<String> {
+    let ejected = health.ejected();
+    ejected.clusters().map(|c| c.to_string()).collect()
+}
+
+#[test]
+fn a_failure_abroad_makes_the_cluster_suspected() {
+    let mesh = two_clusters();
+    let (own, abroad) = (endpoint("10.1.1.5:8080"), endpoint("10.2.1.5:8080"));
+    for (at, failure, expected) in [
+        (own, Failure::Silent, ""),
+        (own, Failure::Unreachable, ""),
+        (abroad, Failure::Refused, ""),
+        (abroad, Failure::Silent, "tion"),
+        (abroad, Failure::Unreachable, "tion"),
+    ] {
+        let health = Health::default();
+        health.record_failure(&home(), &mesh, at, failure, Witness::Proxy);
+        assert_eq!(suspected(&health).concat(), expected, "{at}, {failure:?}");
+        let clusters = health.take_touched().clusters.len();
+        assert_eq!(clusters, usize::from(!expected.is_empty()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspected_cluster_is_cleared_by_the_first_answer() {
+    let scene = Scene::start(two_clusters(), ProbeOutcome::Unanswered);
+    let fail = || {
+        let (mesh, at) = (scene.directory.snapshot(), endpoint("10.2.1.5:8080"));
+        let failure = Failure::Silent;
+        scene
+            .health
+            .record_failure(&home(), &mesh, at, failure, Witness::Proxy);
+    };
+    fail();
+    until("three rounds", || scene.asked() >= 6).await;
+    assert_eq!(suspected(&scene.health), ["tion"]);
+    assert!(
+        scene.destroyed().is_empty(),
+        "suspicion costs nobody a connection"
+    );
+    *scene.oracle.outcome.lock().unwrap() = ProbeOutcome::Answered;
+    until("its return", || suspected(&scene.health).is_empty()).await;
+    let before = scene.asked();
+    // The endpoint itself is dead: that must not make its cluster flap.
+    fail();
+    assert!(suspected(&scene.health).is_empty());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(scene.asked(), before);
+    fail();
+    until("the next answer", || {
+        scene.asked() > before && suspected(&scene.health).is_empty()
+    })
+    .await;
+    // Nobody is there whom one could ask.
+    *scene.oracle.outcome.lock().unwrap() = ProbeOutcome::Unanswered;
+    tokio::time::advance(Duration::from_secs(2)).await;
+    fail();
+    assert_eq!(suspected(&scene.health), ["tion"]);
+    scene.directory.publish(mesh());
+    until("the end of the cluster", || {
+        suspected(&scene.health).is_empty()
+    })
+    .await;
+    scene.cancel.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_cluster_loses_connections_only_when_it_is_out_of_reach() {
+    let scene = Scene::start(two_clusters(), ProbeOutcome::Answered);
     scene.silence(&["10.2.1.5", "10.2.1.6"]);
     until("three rounds", || scene.asked() >= 6).await;
     assert!(scene.destroyed().is_empty(), "it answers");

@@ -9,7 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use tulle_datapath::{KernelTable, ReconcileError, ReconcileReport, TableChanges};
-use tulle_model::{Change, Directory};
+use tulle_model::{Change, ClusterName, Directory};
 
 use super::{
     KernelSync, KernelSyncStatus, Tables, TouchLog, Touched, retry_pause, table::NodeView,
@@ -90,6 +90,14 @@ struct Scene {
 }
 
 impl Scene {
+    /// Who serves the first frontend, as the kernel was told last.
+    fn backends(&self) -> String {
+        let table = self.recorder.last().unwrap();
+        let backends = table.frontends[0].backends.iter();
+        let addresses: Vec<String> = backends.map(|b| b.address.to_string()).collect();
+        addresses.join(" ")
+    }
+
     fn start() -> Self {
         let recorder = Arc::new(Recorder::default());
         let directory = Publisher::new(Directory::default());
@@ -184,6 +192,7 @@ async fn a_change_reaches_the_kernel() {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_leaves_the_tables_and_returns_after_a_success() {
+    let own: ClusterName = "koornacht".parse().unwrap();
     let scene = Scene::start();
     let mut next = mesh();
     let key = next.services().next().unwrap().key();
@@ -193,21 +202,17 @@ async fn an_endpoint_that_fails_leaves_the_tables_and_returns_after_a_success() 
     until("the first table", || scene.recorder.count() == 1).await;
     let keeper = HealthKeeper {
         health: Arc::clone(&scene.health),
+        cluster: own.clone(),
         directory: scene.directory.subscribe(),
         touched: Arc::clone(&scene.touched),
         events: None,
     };
     tokio::spawn(keeper.run(scene.cancel.clone()));
-    let backends = || {
-        let table = scene.recorder.last().unwrap();
-        let backends = table.frontends[0].backends.iter();
-        let addresses: Vec<String> = backends.map(|b| b.address.to_string()).collect();
-        addresses.join(" ")
-    };
+    let backends = || scene.backends();
     let failing = "10.1.1.5:8080".parse().unwrap();
     scene
         .health
-        .record_failure(&next, failing, Failure::Refused, Witness::Proxy);
+        .record_failure(&own, &next, failing, Failure::Refused, Witness::Proxy);
     until("the failing one to be out", || {
         backends() == "10.1.1.6:8080"
     })
@@ -220,7 +225,7 @@ async fn an_endpoint_that_fails_leaves_the_tables_and_returns_after_a_success() 
     // It returns by time too.
     scene
         .health
-        .record_failure(&next, failing, Failure::Silent, Witness::Kernel);
+        .record_failure(&own, &next, failing, Failure::Silent, Witness::Kernel);
     until("it to be out", || backends() == "10.1.1.6:8080").await;
     until("it to be back", || {
         backends() == "10.1.1.5:8080 10.1.1.6:8080"
@@ -232,11 +237,43 @@ async fn an_endpoint_that_fails_leaves_the_tables_and_returns_after_a_success() 
         let failure = Failure::Unreachable;
         scene
             .health
-            .record_failure(&next, endpoint, failure, Witness::Kernel);
+            .record_failure(&own, &next, endpoint, failure, Witness::Kernel);
     }
     until("all to be in", || {
         scene.health.ejected().addresses().count() == 2
             && backends() == "10.1.1.5:8080 10.1.1.6:8080"
+    })
+    .await;
+}
+
+/// One of three fails; the tables lose all three of its cluster at once.
+#[tokio::test]
+async fn a_suspected_cluster_leaves_the_tables() {
+    let own: ClusterName = "koornacht".parse().unwrap();
+    let scene = Scene::start();
+    let mut next = mesh();
+    let key = next.services().next().unwrap().key();
+    for ip in ["10.2.1.5", "10.2.1.6", "10.2.1.7"] {
+        let abroad = serving(pod("tion", "default", ip, &[ip]), &key);
+        next.apply(Change::Workload(Arc::new(abroad)));
+    }
+    scene.publish(next.clone());
+    until("the first table", || scene.recorder.count() == 1).await;
+    assert_eq!(scene.backends().split(' ').count(), 4);
+    let keeper = HealthKeeper {
+        health: Arc::clone(&scene.health),
+        cluster: own.clone(),
+        directory: scene.directory.subscribe(),
+        touched: Arc::clone(&scene.touched),
+        events: None,
+    };
+    tokio::spawn(keeper.run(scene.cancel.clone()));
+    let failing = "10.2.1.6:8080".parse().unwrap();
+    scene
+        .health
+        .record_failure(&own, &next, failing, Failure::Silent, Witness::Proxy);
+    until("only the own one is left", || {
+        scene.backends() == "10.1.1.5:8080"
     })
     .await;
 }

@@ -47,11 +47,13 @@ impl<'a> Candidates<'a> {
     pub(super) fn next(&mut self, ejected: &Ejected) -> Option<Candidate> {
         let kernels = self.original.backend;
         let fresh = !self.tried.contains(&kernels);
-        let address = if fresh && !ejected.contains(kernels) {
+        let address = if fresh && !self.is_out(kernels, ejected) {
             kernels
         } else {
             let others = self.others(ejected);
-            let is_sound = others.iter().any(|(other, _)| !ejected.contains(*other));
+            let is_sound = others
+                .iter()
+                .any(|(other, _)| !self.is_out(*other, ejected));
             match pick(&others) {
                 // With only ejected ones left, the kernel's choice is as good as any.
                 Some(_) if !is_sound && fresh => kernels,
@@ -71,7 +73,17 @@ impl<'a> Candidates<'a> {
     /// Whether somebody is left who did not fail a moment ago.
     pub(super) fn has_other(&self, ejected: &Ejected) -> bool {
         let mut others = self.others(ejected).into_iter();
-        others.any(|(other, _)| !ejected.contains(other))
+        others.any(|(other, _)| !self.is_out(other, ejected))
+    }
+
+    /// Whether an endpoint failed a moment ago, or its cluster seems out of reach.
+    fn is_out(&self, address: SocketAddr, ejected: &Ejected) -> bool {
+        let own = &self.pod.plane.cluster;
+        ejected.contains(address)
+            || self
+                .directory
+                .workload_at(address.ip())
+                .is_some_and(|w| w.cluster != *own && ejected.is_out_of_reach(&w.cluster))
     }
 
     /// Who may serve beside those that were tried, with their weights.

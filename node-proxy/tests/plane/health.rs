@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpSocket,
+    net::{TcpListener, TcpSocket},
 };
 use tulle_model::{Change, NamespacedName, PortMapping, Service, ServicePort};
 
@@ -54,13 +54,8 @@ fn serve_by(mesh: &Mesh, other: &str, port: u16) -> SocketAddr {
 async fn a_silent_endpoint_is_left_for_the_next_one() {
     let mesh = Mesh::with(|s| s.failover_patience = Duration::from_millis(300)).await;
     let (listener, address) = listen_b().await;
-    // It takes the connection, and never says a word.
     let silent: SocketAddr = SocketAddr::new("127.0.50.7".parse().unwrap(), address.port());
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseport(true).unwrap();
-    let door = SocketAddr::new(silent.ip(), mesh.hbone().port());
-    socket.bind(door).unwrap();
-    let _mute = socket.listen(16).unwrap();
+    let _mute = mute_at(&mesh, "127.0.50.7");
     let requested = serve_by(&mesh, "127.0.50.7", address.port());
     for round in 0..2 {
         let mut client = mesh.connect_by(requested, silent).await;
@@ -72,6 +67,42 @@ async fn a_silent_endpoint_is_left_for_the_next_one() {
         let retries = mesh.metric("tulle_connect_retries_total", &[]);
         assert!((retries - 1.0).abs() < 0.5, "round {round}: {retries}");
         assert_eq!(ejected(&mesh), BTreeSet::from([silent]));
+    }
+}
+
+/// Takes connections at the tunnel's port of an address, and never says a word.
+fn mute_at(mesh: &Mesh, ip: &str) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseport(true).unwrap();
+    let door = SocketAddr::new(ip.parse().unwrap(), mesh.hbone().port());
+    socket.bind(door).unwrap();
+    socket.listen(16).unwrap()
+}
+
+/// The second connection is led to an endpoint that nobody tried yet, and does not even try it.
+#[tokio::test]
+async fn one_silent_endpoint_of_another_cluster_stands_for_all_of_them() {
+    let mesh = Mesh::with(|s| s.failover_patience = Duration::from_millis(300)).await;
+    let (listener, address) = listen_b().await;
+    let requested = serve_by(&mesh, "127.0.50.7", address.port());
+    let mut view = (*mesh.directory.snapshot()).clone();
+    let known = view.workload_at("127.0.50.7".parse().unwrap()).unwrap();
+    let mut more = workload("more", "127.0.50.8", &domain("b.test"));
+    more.cluster = known.cluster.clone();
+    more.services = known.services.clone();
+    view.apply(Change::Workload(Arc::new(more)));
+    mesh.directory.publish(view);
+    let _mute = ["127.0.50.7", "127.0.50.8"].map(|ip| mute_at(&mesh, ip));
+    for ip in ["127.0.50.7", "127.0.50.8", "127.0.50.8"] {
+        let silent = SocketAddr::new(ip.parse().unwrap(), address.port());
+        let mut client = mesh.connect_by(requested, silent).await;
+        client.write_all(b"?").await.unwrap();
+        let (mut server, _) = in_time("accept", listener.accept()).await.unwrap();
+        in_time("the byte", server.read_exact(&mut [0; 1]))
+            .await
+            .unwrap();
+        let retries = mesh.metric("tulle_connect_retries_total", &[]);
+        assert!((retries - 1.0).abs() < 0.5, "{ip}: {retries}");
     }
 }
 

@@ -48,7 +48,10 @@ type Scenario = fn(&Rig) -> Result<()>;
 const SCENARIOS: [(&str, Scenario); 3] = [
     ("scaling to nothing fails no request", scaled_to_nothing),
     ("killed parts fail no request but their own", killed_parts),
-    ("a cut link is avoided within 3 s", cut_link),
+    (
+        "a cut link is avoided within 3 s, and after the first failure of each node",
+        cut_link,
+    ),
 ];
 
 fn scaled_to_nothing(rig: &Rig) -> Result<()> {
@@ -130,7 +133,8 @@ fn kill(rig: &Rig, name: &str, parts: &[&str]) -> Result<()> {
     figures.expect_none_failed()
 }
 
-/// Packets between the clusters vanish. Nobody is told; every request that is begun 3 s later must succeed.
+/// Packets between the clusters vanish. Nobody is told; every request that is begun 3 s later must succeed, and before that every
+/// request that is begun on a node after the first one there that noticed.
 fn cut_link(rig: &Rig) -> Result<()> {
     let load = rig.load()?;
     load.run_for(Duration::from_secs(1));
@@ -141,10 +145,14 @@ fn cut_link(rig: &Rig) -> Result<()> {
     let joined = now_micros();
     rig.tulle.run(&["lab", "link", "koornacht", "tion", "up"])?;
     load.run_for(Duration::from_secs(2));
-    let outcomes = load.finish()?;
+    let clients = load.finish_each()?;
     rig.settle()?;
+    let outcomes = clients.concat();
     let figures = Figures::of(&outcomes, at);
     figures.print("link koornacht tion down");
+    for outcomes in &clients {
+        none_suffers_after_the_first(outcomes, at, joined)?;
+    }
     let late = |o: &&Outcome| o.began > at + CUT_LIMIT_MICROS && o.began < joined;
     let mut failed = outcomes.iter().filter(late).filter(|o| o.answer.is_err());
     if let Some(first) = failed.next() {
@@ -157,12 +165,39 @@ fn cut_link(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
+/// The requests of one node, after the cut at `at`: whoever is begun after the first that noticed it notices nothing.
+fn none_suffers_after_the_first(outcomes: &[Outcome], at: u64, joined: u64) -> Result<()> {
+    let suffers = |o: &&Outcome| o.answer.is_err() || o.took >= SUFFERS_FROM;
+    let during = outcomes.iter().filter(|o| o.began < joined);
+    let suffering: Vec<&Outcome> = during.filter(|o| ends(o) > at).filter(suffers).collect();
+    let first = suffering.iter().map(|o| ends(o)).min();
+    let first = first.context("no request met the cut link")?;
+    let after = suffering.iter().filter(|o| o.began > first + TOLD_MICROS);
+    let line = json!({
+        "scenario": "link koornacht tion down, one node",
+        "firstNoticedMs": (first - at) / 1000, "suffered": suffering.len(),
+    });
+    eprintln!("{line}");
+    let after: Vec<_> = after.collect();
+    ensure!(
+        after.is_empty(),
+        "{} requests suffered that were begun after the first had noticed the cut: {:?}",
+        after.len(),
+        after.first()
+    );
+    Ok(())
+}
+
 fn ends(outcome: &Outcome) -> u64 {
     let took = u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX);
     outcome.began.saturating_add(took)
 }
 
 const CUT_LIMIT_MICROS: u64 = 3_000_000;
+/// An endpoint is left for another after 2 s; whoever waited for none is far below.
+const SUFFERS_FROM: Duration = Duration::from_secs(1);
+/// From a failure to the kernel's tables.
+const TOLD_MICROS: u64 = 200_000;
 /// Between the end of a process and the reset that its peers read.
 const CLOCK_SLACK_MICROS: u64 = 50_000;
 
@@ -374,11 +409,11 @@ impl Loads {
     }
 
     fn finish(self) -> Result<Vec<Outcome>> {
-        let mut all = Vec::new();
-        for load in self.0 {
-            all.extend(load.finish()?);
-        }
-        Ok(all)
+        Ok(self.finish_each()?.concat())
+    }
+
+    fn finish_each(self) -> Result<Vec<Vec<Outcome>>> {
+        self.0.into_iter().map(Load::finish).collect()
     }
 }
 

@@ -18,6 +18,15 @@ pub(super) struct Candidate {
     pub(super) capacity: u32,
 }
 
+/// What connections found out.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Doubt {
+    /// About the endpoint.
+    pub(super) ejected: bool,
+    /// About its cluster.
+    pub(super) out_of_reach: bool,
+}
+
 /// How well an endpoint fits; the smallest is best. Endpoints of one rank are a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
@@ -33,9 +42,9 @@ pub(super) enum Standing {
     Sure,
     /// Shutting down, or taken out of use by its weight, and still serving.
     Leaving,
-    /// Ready, when its cluster was last heard.
+    /// Ready, when its cluster was last heard or reached.
     Hearsay,
-    /// Leaving, when its cluster was last heard.
+    /// Leaving, when its cluster was last heard or reached.
     LeavingHearsay,
 }
 
@@ -51,14 +60,16 @@ impl Candidate {
         from: Viewpoint<'_>,
         service: &Service,
         workload: &Workload,
-        ejected: bool,
+        doubt: Doubt,
     ) -> Self {
         let place = Place::of(from, workload);
         let level = Level {
             affinity: place.affinity_tier(service.sharing.affinity),
             failover: failover_index(service.failover.as_ref(), workload),
         };
-        let rank = standing(service, workload).and_then(|standing| {
+        // Who cannot reach its own cluster is the sick one.
+        let is_hearsay = workload.demoted || doubt.out_of_reach && place == Place::Elsewhere;
+        let rank = standing(service, workload, is_hearsay).and_then(|standing| {
             let near = place == Place::Node || !stays_on_node(service);
             let rank = Rank {
                 standing,
@@ -70,7 +81,7 @@ impl Candidate {
         Candidate {
             level,
             rank,
-            ejected,
+            ejected: doubt.ejected,
             capacity: workload.capacity,
         }
     }
@@ -152,7 +163,7 @@ impl Place {
     }
 }
 
-fn standing(service: &Service, workload: &Workload) -> Result<Standing, Reason> {
+fn standing(service: &Service, workload: &Workload, is_hearsay: bool) -> Result<Standing, Reason> {
     if workload.addresses.is_empty() {
         return Err(Reason::NoAddress);
     }
@@ -163,14 +174,12 @@ fn standing(service: &Service, workload: &Workload) -> Result<Standing, Reason> 
         Health::Terminating => true,
         Health::Unhealthy => return Err(Reason::NotReady),
     };
-    Ok(
-        match (workload.demoted, leaving || workload.capacity == 0) {
-            (false, false) => Standing::Sure,
-            (false, true) => Standing::Leaving,
-            (true, false) => Standing::Hearsay,
-            (true, true) => Standing::LeavingHearsay,
-        },
-    )
+    Ok(match (is_hearsay, leaving || workload.capacity == 0) {
+        (false, false) => Standing::Sure,
+        (false, true) => Standing::Leaving,
+        (true, false) => Standing::Hearsay,
+        (true, true) => Standing::LeavingHearsay,
+    })
 }
 
 fn stays_on_node(service: &Service) -> bool {

@@ -11,7 +11,7 @@ use super::super::{Endpoint, Reason, SpillState, Verdict, Viewpoint, explain, se
 use crate::Ejected;
 
 /// Endpoints in words: cluster, node, `@region/zone` if known, then marks: `-` not ready, `t` terminating, `~` its cluster
-/// silent, `x` ejected, `0` of weight 0. The client is at node 1 of cluster a, in zone 1 of region eu.
+/// silent, `x` ejected, `0` of weight 0, `?` its cluster out of reach. The client is at node 1 of cluster a, in zone 1 of region eu.
 pub(super) struct Scene {
     endpoints: Vec<(String, Arc<Workload>, SocketAddr)>,
     ejected: Ejected,
@@ -24,7 +24,12 @@ impl Scene {
         let out = endpoints
             .iter()
             .filter(|(word, ..)| marks(word).contains('x'));
-        let ejected = Ejected::new(out.map(|(_, _, address)| *address), panic_percent);
+        let lost = endpoints
+            .iter()
+            .filter(|(word, ..)| marks(word).contains('?'))
+            .map(|(_, workload, _)| workload.cluster.clone());
+        let ejected = Ejected::new(out.map(|(_, _, address)| *address), panic_percent)
+            .with_clusters(lost.collect::<Vec<_>>());
         Scene { endpoints, ejected }
     }
 
@@ -94,7 +99,9 @@ fn locality(text: &str) -> Locality {
 }
 
 fn marks(word: &str) -> &str {
-    &word[word.find(['-', 't', '~', 'x', '0']).unwrap_or(word.len())..]
+    &word[word
+        .find(['-', 't', '~', 'x', '0', '?'])
+        .unwrap_or(word.len())..]
 }
 
 fn endpoint(number: u16, word: &str) -> (String, Arc<Workload>, SocketAddr) {
@@ -229,6 +236,28 @@ fn ejected_endpoints_are_as_good_as_not_ready() {
     check(
         &with_affinity(Affinity::LocalNode),
         &[("a1x a2 b1", "a2"), ("a1x a2x b1", "b1")],
+    );
+}
+
+/// However many of the endpoints are there, and whichever of them was tried.
+#[test]
+fn a_cluster_out_of_reach_serves_only_where_nobody_else_does() {
+    check(
+        &with_affinity(Affinity::None),
+        &[
+            ("a1 b1? b2? b3?", "a1"),
+            ("a1 b1x? b2? b3? b4? b5?", "a1"),
+            ("a1- b1? b2?", "b1? b2?"),
+            ("a1t b1?", "a1t"),
+            ("a1- b1? c1", "c1"),
+            ("b1? c1~", "b1? c1~"),
+            // Who does not reach its own cluster is the sick one.
+            ("a1? b1", "a1? b1"),
+        ],
+    );
+    check(
+        &with_affinity(Affinity::Remote),
+        &[("a1 b1?", "a1"), ("a1- b1?", "b1?")],
     );
 }
 
