@@ -17,7 +17,10 @@ use self::summary::Summary;
 use crate::{lock::RunLock, process::Run, say, setup, workspace::Workspace};
 
 /// Packages whose tests share the kernel, the processors' time or the lab's names: one test at a time.
-const SERIAL_PACKAGES: [&str; 3] = ["tulle-datapath", "tulle-lab", "tulle-e2e"];
+const SERIAL_PACKAGES: [&str; 4] = ["tulle-datapath", "tulle-lab", "tulle-bench", "tulle-e2e"];
+
+/// Packages whose tests need the lab and the built programs.
+const LAB_PACKAGES: [&str; 2] = ["tulle-bench", "tulle-e2e"];
 
 const COMPILE_LIMIT: Duration = Duration::from_mins(40);
 const PROGRAM_LIMIT: Duration = Duration::from_mins(20);
@@ -52,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
     let mut summary = Summary::default();
     for program in &programs {
-        if options.unit_only && program.package == "tulle-e2e" {
+        if options.unit_only && LAB_PACKAGES.contains(&program.package.as_str()) {
             continue;
         }
         say::heading(format_args!("{} {}", program.package, program.target));

@@ -67,6 +67,10 @@ struct Shared {
     resources: AtomicU64,
     bytes: AtomicU64,
     subscribed: AtomicUsize,
+    /// What a node has when it has the whole view.
+    simulated_len: usize,
+    /// Nodes that have it.
+    whole: AtomicUsize,
     failures: AtomicUsize,
     last_failure: RwLock<String>,
     /// So many nodes are being let in at once.
@@ -74,8 +78,13 @@ struct Shared {
 }
 
 impl Nodes {
-    /// Starts so many nodes; each has the token of its name.
-    pub fn start(server: Server, count: usize, token: impl Fn(usize) -> String) -> Nodes {
+    /// Starts so many nodes; each has the token of its name. A node's view is whole with so many simulated services and endpoints.
+    pub fn start(
+        server: Server,
+        count: usize,
+        simulated_len: usize,
+        token: impl Fn(usize) -> String,
+    ) -> Nodes {
         let (sender, sights) = mpsc::channel(SIGHTS_MAX);
         let shared = Arc::new(Shared {
             server,
@@ -84,6 +93,8 @@ impl Nodes {
             resources: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             subscribed: AtomicUsize::new(0),
+            simulated_len,
+            whole: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
             last_failure: RwLock::default(),
             entrance: Semaphore::new(ENTERING_MAX),
@@ -103,6 +114,11 @@ impl Nodes {
     /// How many nodes have had an answer for every type.
     pub fn subscribed(&self) -> usize {
         self.shared.subscribed.load(Ordering::Relaxed)
+    }
+
+    /// How many nodes have the whole view. The total of what all have received says less: it holds what is not simulated as well.
+    pub fn whole(&self) -> usize {
+        self.shared.whole.load(Ordering::Relaxed)
     }
 
     /// Resources and bytes that were received by all nodes together.
@@ -166,24 +182,38 @@ impl Nodes {
 
 async fn keep(shared: Arc<Shared>, token: String) {
     loop {
-        let Err(error) = converse(&shared, &token).await;
+        let mut is_whole = false;
+        let Err(error) = converse(&shared, &token, &mut is_whole).await;
+        if is_whole {
+            shared.whole.fetch_sub(1, Ordering::Relaxed);
+        }
         shared.failures.fetch_add(1, Ordering::Relaxed);
         *write(&shared.last_failure) = format!("{error:#}");
         sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn converse(shared: &Shared, token: &str) -> Result<std::convert::Infallible> {
+async fn converse(
+    shared: &Shared,
+    token: &str,
+    is_whole: &mut bool,
+) -> Result<std::convert::Infallible> {
     let entrance = shared.entrance.acquire().await?;
     let channel = open(&shared.server, token).await?;
     let (requests, mut responses) = subscribe(channel).await?;
-    let mut answered = 0;
+    let (mut answered, mut simulated) = (0, 0);
     let mut entrance = Some(entrance);
     loop {
         let response = responses.message().await?.context("the stream ended")?;
         let at = Instant::now();
         let bytes = response.encoded_len();
         note(shared, &response, at, bytes);
+        let names = response.resources.iter().map(|resource| &resource.name);
+        simulated += names.filter(|name| name.contains(SIMULATED)).count();
+        if !*is_whole && simulated >= shared.simulated_len {
+            *is_whole = true;
+            shared.whole.fetch_add(1, Ordering::Relaxed);
+        }
         let request = DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
@@ -276,6 +306,8 @@ const TYPES: [&str; 3] = [
     type_url::AUTHORIZATION,
     type_url::ADDRESS,
 ];
+/// A part of the names of all simulated services and endpoints, and of no others.
+const SIMULATED: &str = "/svc-";
 const SIGHTS_MAX: usize = 100_000;
 const REQUESTS_MAX: usize = 64;
 const RESPONSE_LEN_MAX: usize = 256 << 20;

@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tulle_identity::CertificateAuthority;
-use tulle_model::{Health, TrustBundle, Workload};
+use tulle_model::{Health, Service, TrustBundle, Workload};
 use tulle_xds_server::{
     layout::{self, ClusterInfo, Slices},
     metrics::Metrics,
@@ -106,6 +106,39 @@ impl Publishers {
             .state
             .send_modify(|state| store_slices(prefix, changed, &mut state.entries));
         Ok(())
+    }
+
+    /// Makes a cluster publish services that nobody asked for: these numbers, beside what it has published.
+    ///
+    /// # Errors
+    /// When there is no such cluster.
+    pub fn flood(&mut self, cluster: usize, services: std::ops::Range<usize>) -> Result<()> {
+        let cluster = self.clusters.get_mut(cluster).context("no such cluster")?;
+        let prefix = &cluster.prefix;
+        let mut flood = Vec::with_capacity(services.len());
+        for number in services {
+            let service = Service {
+                name: format!("flood-{number}"),
+                namespace: "flood".to_owned(),
+                hostname: format!("flood-{number}.flood.svc.cluster.local"),
+                ..Service::default()
+            };
+            let key = format!("{prefix}{}", layout::service_key(&service.key()));
+            flood.push((Arc::from(key), layout::encode(&service)));
+        }
+        cluster
+            .state
+            .send_modify(|state| state.entries.extend(flood));
+        Ok(())
+    }
+
+    /// How many keys a cluster has published.
+    ///
+    /// # Errors
+    /// When there is no such cluster.
+    pub fn keys(&self, cluster: usize) -> Result<usize> {
+        let cluster = self.clusters.get(cluster).context("no such cluster")?;
+        Ok(cluster.board.read().store.keys)
     }
 
     fn endpoint(&self, cluster: usize, endpoint: usize) -> Result<&Workload> {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tulle_e2e::rig::http_get;
 use tulle_lab::{DownGuard, Lab, LabConfig, UpOptions};
@@ -185,6 +185,19 @@ impl Rig {
         let found: Vec<f64> = values.collect();
         anyhow::ensure!(!found.is_empty(), "{component:?} has no metric {name}");
         Ok(found.into_iter().sum())
+    }
+
+    /// What the xds-server says of a remote cluster.
+    ///
+    /// # Errors
+    /// When it does not answer, or does not know the cluster.
+    pub fn remote_status(&self, cluster: &str) -> Result<Value> {
+        let admin = SocketAddr::new(self.control_plane()?, XDS_ADMIN_PORT);
+        let status: Value = serde_json::from_str(&http_get(admin, "/status")?)?;
+        let remote = status["remotes"].get(cluster);
+        Ok(remote
+            .with_context(|| format!("no remote {cluster}"))?
+            .clone())
     }
 
     /// A process of the lab.

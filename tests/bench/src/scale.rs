@@ -121,17 +121,17 @@ async fn let_nodes_in(
 ) -> Result<(Nodes, (Duration, u64))> {
     let count = settings.nodes.max(1);
     let began = Instant::now();
-    let nodes = Nodes::start(rig.server()?, count, token);
-    let least = u64::try_from((plan.endpoints + plan.services) * count)?;
+    let simulated_len = plan.endpoints + plan.services;
+    let nodes = Nodes::start(rig.server()?, count, simulated_len, token);
     wait("every node has the whole view", settings, || {
         let (resources, _) = nodes.received();
         let (failures, last) = nodes.failures();
         let subscribed = nodes.subscribed();
-        let whole = subscribed >= count && resources >= least;
+        let whole = nodes.whole();
         Ok((
-            whole,
+            subscribed >= count && whole >= count,
             format!(
-                "{subscribed} subscribed, {resources} of {least} resources; {failures} failures: {last}"
+                "{subscribed} subscribed, {whole} whole, {resources} resources; {failures} failures: {last}"
             ),
         ))
     })
