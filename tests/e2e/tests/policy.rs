@@ -1,0 +1,16 @@
+//! What policies let through and what they stop, tried by programs in pods.
+
+#[path = "policy/seed.rs"]
+mod seed;
+
+#[path = "policy/kubernetes.rs"]
+mod kubernetes;
+
+#[path = "policy/bypass.rs"]
+mod bypass;
+
+#[path = "policy/change.rs"]
+mod change;
+
+#[path = "policy/prober.rs"]
+mod prober;

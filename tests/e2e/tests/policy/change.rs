@@ -1,0 +1,199 @@
+//! How long it takes from a policy's change until every node of the lab enforces it, and what becomes of connections that stand.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use tulle_e2e::{
+    curls::now_micros,
+    rig::{READY_DEADLINE, Rig},
+};
+use tulle_lab::{Kind, ObjectKey};
+
+use crate::prober::{PYTHON, SCRIPT};
+
+const CLUSTERS: [&str; 2] = ["koornacht", "tion"];
+/// Half of them forbid.
+const CHANGES: usize = 60;
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+const P99_TARGET: Duration = Duration::from_millis(100);
+/// From the change to the end of a connection that is no longer allowed.
+const CUT_LIMIT: Duration = Duration::from_secs(2);
+
+/// A program on each of the four nodes sends datagrams all the time; a policy that selects it comes and goes.
+#[test]
+fn a_change_of_policy_reaches_all_nodes() -> Result<()> {
+    let rig = Rig::up("polch", &[])?;
+    let mut watchers = Vec::new();
+    for cluster in CLUSTERS {
+        for (node, other) in [("worker", "worker2"), ("worker2", "worker")] {
+            let (client, server) = (format!("client-{node}"), format!("server-{other}"));
+            rig.pod(
+                cluster,
+                &format!("{cluster}-{node}"),
+                &client,
+                &["sleep", "100000"],
+            )?;
+            let serve = [PYTHON, "-c", SCRIPT, "serve", &server, "9000"];
+            rig.pod(cluster, &format!("{cluster}-{other}"), &server, &serve)?;
+        }
+        for (node, other) in [("worker", "worker2"), ("worker2", "worker")] {
+            let client = format!("client-{node}");
+            let address = rig
+                .address(cluster, &format!("pod/server-{other}"), false)?
+                .to_string();
+            let watch = Program::start(&rig, cluster, &client, &["watch", &address, "9000"])?;
+            watch.wait_for("open")?;
+            watchers.push((cluster, client, address, watch));
+        }
+    }
+    let (mut closed, mut opened) = (Vec::new(), Vec::new());
+    for change in 0..CHANGES {
+        let forbids = change % 2 == 0;
+        let at = now_micros();
+        set(&rig, forbids)?;
+        let (word, samples) = if forbids {
+            ("closed", &mut closed)
+        } else {
+            ("open", &mut opened)
+        };
+        for (_, _, _, watch) in &watchers {
+            let seen = watch.wait_for(word)?;
+            samples.push(Duration::from_micros(seen.saturating_sub(at)));
+        }
+    }
+    let p99 = [
+        print("forbidden", &mut closed),
+        print("allowed", &mut opened),
+    ];
+    standing_connections_end(&rig, &watchers)?;
+    ensure!(
+        p99.iter().all(|p99| *p99 <= P99_TARGET),
+        "a change took {p99:?} in 99 of 100 cases, expected at most {P99_TARGET:?}"
+    );
+    Ok(())
+}
+
+fn standing_connections_end(rig: &Rig, clients: &[(&str, String, String, Program)]) -> Result<()> {
+    let mut holds = Vec::new();
+    for (cluster, client, address, _) in clients {
+        let hold = Program::start(rig, cluster, client, &["hold", address, "9000"])?;
+        hold.wait_for_line("held")?;
+        holds.push(hold);
+    }
+    let at = now_micros();
+    set(rig, true)?;
+    for hold in &holds {
+        let after = Duration::from_micros(hold.wait_for("ended")?.saturating_sub(at));
+        eprintln!(
+            "{}",
+            json!({"scenario": "a standing connection is forbidden", "endedAfterMs": after.as_millis()})
+        );
+        ensure!(
+            after <= CUT_LIMIT,
+            "a forbidden connection stood for {after:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Forbids the clients of both clusters everything, or nothing.
+fn set(rig: &Rig, forbids: bool) -> Result<()> {
+    for cluster in CLUSTERS {
+        if forbids {
+            rig.lab.apply_text(cluster, QUIET)?;
+        } else {
+            let key = ObjectKey::new(Kind::CiliumNetworkPolicy, "default", "quiet");
+            rig.lab.delete(cluster, &key)?;
+        }
+    }
+    Ok(())
+}
+
+const QUIET: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: quiet}\nspec:\n  endpointSelector:\n    \
+    matchExpressions: [{key: name, operator: In, values: [client-worker, client-worker2]}]\n  egress: [{}]\n";
+
+/// Prints the figures; the 99th percentile.
+fn print(what: &str, samples: &mut [Duration]) -> Duration {
+    samples.sort_unstable();
+    let at = |share: usize| {
+        let index = (samples.len() * share / 100).min(samples.len().saturating_sub(1));
+        samples.get(index).copied().unwrap_or_default()
+    };
+    let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
+    let line = json!({
+        "scenario": format!("a policy's change, {what}, on all nodes"),
+        "samples": samples.len(), "p50Ms": millis(at(50)), "p90Ms": millis(at(90)),
+        "p99Ms": millis(at(99)), "maxMs": millis(at(100)),
+    });
+    eprintln!("{line}");
+    at(99)
+}
+
+/// A program in a pod whose lines are read.
+struct Program {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Program {
+    fn start(rig: &Rig, cluster: &str, pod: &str, words: &[&str]) -> Result<Program> {
+        let binaries = std::env::var_os("TULLE_BIN_DIR").context("TULLE_BIN_DIR is not set")?;
+        let pod = format!("pod/{pod}");
+        let mut process = Command::new(std::path::Path::new(&binaries).join("tulle"))
+            .args([
+                "lab",
+                "--rig",
+                rig.lab.config().rig.as_str(),
+                "exec",
+                cluster,
+            ])
+            .args([pod.as_str(), "--", PYTHON, "-c", SCRIPT])
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = process.stdout.take().context("no standard output")?;
+        let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Program { process, lines })
+    }
+
+    /// When the program says that it saw this; earlier lines are passed over.
+    fn wait_for(&self, word: &str) -> Result<u64> {
+        let line = self.wait_for_line(word)?;
+        let at = line.split(' ').nth(1).and_then(|at| at.parse().ok());
+        at.with_context(|| format!("{line:?} has no time"))
+    }
+
+    fn wait_for_line(&self, word: &str) -> Result<String> {
+        loop {
+            let line = self.lines.recv_timeout(CHANGE_LIMIT.max(READY_DEADLINE));
+            let line = line.with_context(|| format!("`{word}` did not come"))?;
+            if line.starts_with(word) {
+                return Ok(line);
+            }
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// More than a program ever says before it is listened to.
+const LINES_MAX: usize = 1024;

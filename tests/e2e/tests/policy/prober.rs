@@ -1,0 +1,97 @@
+//! Programs in pods that try connections: kept running, since starting one takes longer than its work.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tulle_e2e::rig::Rig;
+
+/// Debian's, whatever else a developer has in the path.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const SCRIPT: &str = include_str!("prober.py");
+
+/// Over what a place is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// A place to try.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Target(pub(crate) Transport, pub(crate) String, pub(crate) u16);
+
+/// What became of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fate {
+    /// An answer came.
+    Ok,
+    /// There was an error.
+    Refused,
+    /// Nothing came.
+    Silent,
+}
+
+/// A program in a pod that tries what it is told to.
+pub(crate) struct Prober {
+    process: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Prober {
+    pub(crate) fn start(rig: &Rig, cluster: &str, namespace: &str, pod: &str) -> Result<Prober> {
+        let binaries = std::env::var_os("TULLE_BIN_DIR").context("TULLE_BIN_DIR is not set")?;
+        let pod = format!("pod/{pod}");
+        let mut process = Command::new(std::path::Path::new(&binaries).join("tulle"))
+            .args([
+                "lab",
+                "--rig",
+                rig.lab.config().rig.as_str(),
+                "exec",
+                cluster,
+                "-n",
+                namespace,
+            ])
+            .args([pod.as_str(), "-i", "--", PYTHON, "-c", SCRIPT, "probe"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = process.stdin.take();
+        let stdout = process.stdout.take().context("no standard output")?;
+        Ok(Prober {
+            process,
+            stdin,
+            stdout: BufReader::new(stdout),
+        })
+    }
+
+    /// Asks for tries; [`Prober::answer`] waits for them.
+    pub(crate) fn ask(&mut self, targets: &[Target], within: Duration) -> Result<()> {
+        let line = serde_json::json!({"within": within.as_secs_f64(), "targets": targets});
+        let stdin = self.stdin.as_mut().context("the prober was ended")?;
+        writeln!(stdin, "{line}")?;
+        Ok(stdin.flush()?)
+    }
+
+    pub(crate) fn answer(&mut self) -> Result<Vec<Fate>> {
+        let mut line = String::new();
+        let len = self.stdout.read_line(&mut line)?;
+        ensure!(len > 0, "the prober ended");
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        // It ends with its input.
+        self.stdin.take();
+        self.process.wait().ok();
+    }
+}
