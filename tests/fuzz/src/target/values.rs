@@ -1,0 +1,181 @@
+//! What comes over the network and out of etcd.
+
+use std::{fmt::Debug, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use tulle_model::{
+    Authorization, Directory, Health, Locality, SmallMap, TunnelProtocol, Workload, WorkloadKind,
+    WorkloadUid,
+};
+use tulle_node_proxy::foreign;
+use tulle_policy::{Asked, Connection, Judgement, compiled::HttpFacts, judge};
+use tulle_wire::{
+    Message as _, decode_address, decode_authorization, decode_bundle, decode_rules,
+    encode_authorization, encode_rules,
+};
+use tulle_xds_server::{cilium::values, layout};
+
+/// Resources of xDS: no bytes break a reader, and what was read is written as it was read.
+pub(super) fn wire(bytes: &[u8]) {
+    drop(decode_address(bytes));
+    drop(decode_bundle(bytes));
+    if let Ok(policy) = decode_authorization(bytes) {
+        let written = encode_authorization(&policy).encode_to_vec();
+        assert_eq!(decode_authorization(&written).as_ref(), Ok(&policy));
+    }
+    if let Ok(rules) = decode_rules(bytes) {
+        let written = encode_rules(&rules).encode_to_vec();
+        assert_eq!(decode_rules(&written).as_ref(), Ok(&rules));
+    }
+}
+
+pub(super) fn wire_seeds() -> Vec<Vec<u8>> {
+    let policy = json!({
+        "name": "p", "namespace": "shop", "scope": "Namespace", "action": "Deny",
+        "rules": [{"clauses": [{"matches": [{
+            "namespaces": [{"Prefix": "a"}], "not_principals": ["Presence"], "destination_ports": [80],
+            "source_ips": [{"address": "10.0.0.0", "prefix_len": 8}],
+        }]}]}],
+    });
+    let policy = serde_json::from_value::<Authorization>(policy)
+        .map(|policy| encode_authorization(&policy).encode_to_vec());
+    policy.into_iter().collect()
+}
+
+/// An entry of etcd: the key, a line feed, the value.
+pub(super) fn layout(bytes: &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let (key, value) = bytes.split_at(end.unwrap_or(bytes.len()));
+    if let Ok(key) = std::str::from_utf8(key) {
+        drop(layout::read_entry(key, value.get(1..).unwrap_or_default()));
+    }
+}
+
+pub(super) fn layout_seeds() -> Vec<Vec<u8>> {
+    let workload = serde_json::to_string(&workload()).unwrap_or_default();
+    let texts = [
+        format!("workloads/shop/Pod/web\n{workload}"),
+        "services/shop/web\n{\"name\": \"web\", \"namespace\": \"shop\", \"hostname\": \"web.shop.svc.cluster.local\"}".to_owned(),
+        "info\n{}".to_owned(),
+        "heartbeat\n7".to_owned(),
+    ];
+    texts.map(String::into_bytes).into()
+}
+
+/// The values of Cilium's Cluster Mesh.
+pub(super) fn cilium_values(bytes: &[u8]) {
+    returns::<values::ClusterConfig>(bytes);
+    returns::<values::ClusterService>(bytes);
+    returns::<values::AddressIdentity>(bytes);
+    returns::<values::Node>(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        drop(values::IpNet::from_text(text));
+    }
+}
+
+fn returns<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) {
+    let Ok(value) = serde_json::from_slice::<T>(bytes) else {
+        return;
+    };
+    let written = serde_json::to_vec(&value).expect("what was read is written");
+    let read: T = serde_json::from_slice(&written).expect("what was written is read");
+    assert_eq!(read, value);
+}
+
+pub(super) fn cilium_seeds() -> Vec<Vec<u8>> {
+    let values = [
+        json!({"cluster": "tion", "namespace": "default", "name": "rebel-base", "frontends": {"172.20.1.7": {"http": {"Protocol": "TCP", "Port": 80}}}, "backends": {"10.2.1.5": {"http": {"Protocol": "TCP", "Port": 80}}}, "labels": {}, "selector": {"name": "rebel-base"}, "shared": true, "clusterID": 2}),
+        json!({"IP": "10.2.1.5", "Mask": null, "HostIP": "172.18.2.3", "ID": 131_073, "Key": 0, "Metadata": "", "K8sNamespace": "default", "K8sPodName": "x", "NamedPorts": [{"Name": "http", "Port": 80, "Protocol": "TCP"}]}),
+        json!({"Name": "n", "Cluster": "tion", "IPAddresses": [{"Type": "InternalIP", "IP": "172.18.2.3"}], "IPv4AllocCIDR": {"IP": "10.2.1.0", "Mask": "////AA=="}, "ClusterID": 2}),
+        json!({"id": 2, "capabilities": {"syncedCanaries": true, "maxConnectedClusters": 255}}),
+    ];
+    let mut seeds: Vec<Vec<u8>> = values
+        .iter()
+        .map(|value| value.to_string().into_bytes())
+        .collect();
+    seeds.push(b"10.0.0.0/8".to_vec());
+    seeds
+}
+
+/// A datagram to the pod's resolver.
+pub(super) fn dns_question(bytes: &[u8]) {
+    if let Some(reply) = foreign::dns_reply(bytes) {
+        // A reply bears the id of the question, and is no question itself: two servers never talk for ever.
+        assert_eq!(reply.get(..2), bytes.get(..2));
+        assert!(foreign::dns_reply(&reply).is_none());
+    }
+}
+
+pub(super) fn dns_seeds() -> Vec<Vec<u8>> {
+    let question = |name: &[u8], kind: u8| {
+        let header = [0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+        [&header[..], name, &[0, kind, 0, 1]].concat()
+    };
+    vec![
+        question(
+            b"\x0arebel-base\x07default\x03svc\x07cluster\x05local\x00",
+            1,
+        ),
+        question(b"\x03www\x07example\x03com\x00", 28),
+        question(b"\x00", 2),
+    ]
+}
+
+/// The authority of a tunnel's CONNECT, and the headers beside it: the first line, then the second.
+pub(super) fn authority(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let (authority, forwarded) = text.split_once('\n').unwrap_or((text, ""));
+        foreign::tunnel_request(authority, forwarded);
+    }
+}
+
+pub(super) fn authority_seeds() -> Vec<Vec<u8>> {
+    [
+        "10.0.0.1:80\nfor=\"10.1.1.1:55\"",
+        "[::1]:8080\nfor=\"[::1]:1\";proto=http, for=x",
+        "rebel-base.default.svc.cluster.local:80",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+/// Whether a request may reach a workload.
+pub(super) fn judge_request(directory: &Directory, facts: &HttpFacts<'_>) -> bool {
+    let connection = Connection {
+        peer: None,
+        source: [10, 0, 0, 1].into(),
+        destination: ([10, 0, 0, 9], 80).into(),
+    };
+    let judged = judge(directory, &workload(), &connection, Asked::Http(facts));
+    matches!(judged, Judgement::Decided(verdict) if verdict.is_allowed())
+}
+
+fn workload() -> Workload {
+    Workload {
+        uid: WorkloadUid("a//Pod/shop/web".into()),
+        name: "web".to_owned(),
+        namespace: "shop".to_owned(),
+        service_account: "web".to_owned(),
+        trust_domain: "td".parse().expect("a trust domain"),
+        cluster: "a".parse().expect("a cluster"),
+        node: "n".to_owned(),
+        addresses: vec![[10, 0, 0, 9].into()],
+        hostname: String::new(),
+        labels: SmallMap::new(),
+        locality: Locality::default(),
+        canonical_name: String::new(),
+        canonical_revision: String::new(),
+        kind: WorkloadKind::Pod,
+        owner_name: String::new(),
+        tunnel_protocol: TunnelProtocol::Hbone,
+        health: Health::Healthy,
+        host_network: false,
+        services: SmallMap::new(),
+        authorization_policies: Vec::new(),
+        capacity: 1,
+        namespace_labels: Arc::default(),
+        named_ports: SmallMap::new(),
+        demoted: false,
+    }
+}
