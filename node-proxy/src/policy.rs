@@ -10,6 +10,7 @@ mod judge;
 mod keeper;
 mod learner;
 mod metrics;
+mod names;
 mod tables;
 
 pub(crate) use judge::Judge;
@@ -17,3 +18,4 @@ pub use judge::PolicyView;
 pub use keeper::{PolicyKeeper, PolicyStatus, PolicyTables};
 pub use learner::{Learned, NameLearner};
 pub use metrics::PolicyMetrics;
+pub use names::CompiledNames;

@@ -37,10 +37,10 @@ use tulle_model::{Directory, SpiffeId};
 use crate::{
     admin::{Admin, DumpSources, readiness::Readiness},
     config::{Config, XdsAddress, own_cgroup},
-    dns::DnsContext,
+    dns::{DnsContext, NameKeeper},
     health::{HealthKeeper, Reaper},
     kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
-    metrics::{ControlMetrics, ProcessCollector},
+    metrics::{ControlMetrics, DnsMetrics, ProcessCollector},
     plane::{DeniedLook, Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pods::{self, PodKeeper, PodsView, ProxyRunner},
     policy::{PolicyKeeper, PolicyView},
@@ -111,33 +111,9 @@ async fn supervise(
     let stop = Stops::default();
     let wired = wire(&config, datapath, &stop)?;
     let admin = serve_admin(wired.admin, admin_listener, stop.everything.clone())?;
-    let mut control = JoinSet::new();
-    let mut tables = wired.kernel_sync.status.subscribe();
-    control.spawn(named(
-        "the xDS client",
-        wired.xds.run(stop.everything.clone()),
-    ));
-    control.spawn(named(
-        "the kernel's tables",
-        wired.kernel_sync.run(stop.tables.clone()),
-    ));
-    let mut rules = wired.policies.status.subscribe();
-    control.spawn(named(
-        "the rules of policies",
-        wired.policies.run(stop.tables.clone()),
-    ));
-    control.spawn(named(
-        "the health of endpoints",
-        wired.health.run(stop.everything.clone()),
-    ));
-    control.spawn(named(
-        "the reaper of connections",
-        wired.reaper.run(stop.everything.clone()),
-    ));
-    control.spawn(named(
-        "the trust bundles",
-        wired.bundles.run(stop.everything.clone()),
-    ));
+    let mut tables = wired.control.kernel_sync.status.subscribe();
+    let mut rules = wired.control.policies.status.subscribe();
+    let mut control = wired.control.spawn(&stop);
 
     // A pod that is captured before the kernel knows the mesh would speak plaintext to it.
     let first_tables = async {
@@ -200,23 +176,44 @@ struct Stops {
 
 /// All parts, made and connected, not yet running.
 struct Wired {
-    xds: XdsClient,
-    kernel_sync: KernelSync,
-    policies: PolicyKeeper,
-    health: HealthKeeper,
-    reaper: Reaper,
-    bundles: BundleKeeper,
+    control: ControlParts,
     pods: PodKeeper,
     admin: Admin,
 }
 
+/// The parts of the control side, each a task as long as the process.
+struct ControlParts {
+    xds: XdsClient,
+    kernel_sync: KernelSync,
+    policies: PolicyKeeper,
+    names: Arc<NameKeeper>,
+    health: HealthKeeper,
+    reaper: Reaper,
+    bundles: BundleKeeper,
+}
+
+impl ControlParts {
+    fn spawn(self, stop: &Stops) -> JoinSet<&'static str> {
+        let mut tasks = JoinSet::new();
+        let end = || stop.everything.clone();
+        tasks.spawn(named("the xDS client", self.xds.run(end())));
+        let tables = self.kernel_sync.run(stop.tables.clone());
+        tasks.spawn(named("the kernel's tables", tables));
+        let rules = self.policies.run(stop.tables.clone());
+        tasks.spawn(named("the rules of policies", rules));
+        let (names, cancel) = (self.names, end());
+        tasks.spawn(named("the names that pods resolved", async move {
+            names.run(cancel).await;
+        }));
+        tasks.spawn(named("the health of endpoints", self.health.run(end())));
+        tasks.spawn(named("the reaper of connections", self.reaper.run(end())));
+        tasks.spawn(named("the trust bundles", self.bundles.run(end())));
+        tasks
+    }
+}
+
 fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired, RunError> {
-    let node = NodeView {
-        cluster: config.cluster.clone(),
-        node: config.node.clone(),
-        same_node: config.same_node,
-        inbound: config.inbound,
-    };
+    let node = node_view(config);
     let identity = own_identity(config);
     let mut registry = Registry::default();
     let metrics = ControlMetrics::default();
@@ -230,19 +227,16 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
     let directory = xds.directory();
     let pods_view = Publisher::new(adopt_pods(config, &datapath));
     let kernel: Arc<dyn Kernel> = Arc::<Datapath>::clone(&datapath);
-    let policy::Policies {
-        keeper: policies,
-        view: policy,
-        learner: _,
-    } = policy::policies(
+    let policies = policy::policies(
         config,
         &directory,
         pods_view.subscribe(),
         &touched,
         &datapath,
+        &metrics.dns,
         &mut registry,
     );
-    let plane = data_plane(config, policy, &svids, &tls, &kernel, plane_metrics);
+    let plane = data_plane(config, policies.view, &svids, &tls, &kernel, plane_metrics);
     let health = Arc::clone(&plane.shared.health);
     health.metrics().register(&mut registry);
     let (keeper, reaper) = health_keepers(&plane, &touched, &datapath);
@@ -256,9 +250,7 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
         metrics: Arc::clone(&metrics.kernel),
         status: Publisher::new(KernelSyncStatus::default()),
     };
-    registry.register_collector(Box::new(ProcessCollector::new(SystemTime::now())));
-    registry.register_collector(Box::new(KernelCollector::new(kernel)));
-    registry.register_collector(Box::new(CertificateCollector::new(Arc::clone(&svids))));
+    register_collectors(&mut registry, kernel, &svids);
     let dump = DumpSources {
         node,
         trust_domain: config.trust_domain.clone(),
@@ -271,24 +263,39 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
         tls: Arc::clone(&tls),
     };
     let admin = admin(registry, dump, stop);
-    let bundles = BundleKeeper::new(
-        directory.clone(),
-        tls,
-        svids,
-        identity,
-        config.trust_domain.clone(),
-    );
-    let pods = pod_keeper(config, plane, &metrics, directory, touched, pods_view);
-    Ok(Wired {
+    let (seen, domain) = (directory.clone(), config.trust_domain.clone());
+    let bundles = BundleKeeper::new(seen, tls, svids, identity, domain);
+    let dns = dns_context(config, &directory, &metrics.dns, &policies.names);
+    let pods = pod_keeper(config, plane, dns, &metrics, directory, touched, pods_view);
+    let control = ControlParts {
         xds,
         kernel_sync,
-        policies,
+        policies: policies.keeper,
+        names: policies.names,
         health: keeper,
         reaper,
         bundles,
+    };
+    Ok(Wired {
+        control,
         pods,
         admin,
     })
+}
+
+fn node_view(config: &Config) -> NodeView {
+    NodeView {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        same_node: config.same_node,
+        inbound: config.inbound,
+    }
+}
+
+fn register_collectors(registry: &mut Registry, kernel: Arc<dyn Kernel>, svids: &Arc<SvidManager>) {
+    registry.register_collector(Box::new(ProcessCollector::new(SystemTime::now())));
+    registry.register_collector(Box::new(KernelCollector::new(kernel)));
+    registry.register_collector(Box::new(CertificateCollector::new(Arc::clone(svids))));
 }
 
 fn data_plane(
@@ -446,24 +453,33 @@ fn adopt_pods(config: &Config, datapath: &Datapath) -> PodsView {
     adoption.view
 }
 
+fn dns_context(
+    config: &Config,
+    directory: &Published<Directory>,
+    metrics: &Arc<DnsMetrics>,
+    names: &Arc<NameKeeper>,
+) -> DnsContext {
+    DnsContext {
+        directory: directory.clone(),
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        metrics: Arc::clone(metrics),
+        names: Some(Arc::clone(names)),
+    }
+}
+
 fn pod_keeper(
     config: &Config,
     plane: Arc<Plane>,
+    dns: DnsContext,
     metrics: &ControlMetrics,
     directory: Published<Directory>,
     touched: Arc<TouchLog>,
     view: Publisher<PodsView>,
 ) -> PodKeeper {
-    let dns = Arc::new(DnsContext {
-        directory: directory.clone(),
-        cluster: config.cluster.clone(),
-        node: config.node.clone(),
-        metrics: Arc::clone(&metrics.dns),
-        names: None,
-    });
     PodKeeper {
         dir: config.pod_dir.clone(),
-        runner: Arc::new(ProxyRunner::new(plane, dns)),
+        runner: Arc::new(ProxyRunner::new(plane, Arc::new(dns))),
         drain_timeout: config.drain_timeout,
         view,
         on_change: Box::new(move |addresses| {

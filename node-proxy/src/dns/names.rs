@@ -325,7 +325,8 @@ fn load(file: &Path, limits: NameLimits) -> Option<NameTable> {
 
 /// Beside the file first, so that a reader sees the old names or the new ones.
 fn write(file: &Path, text: &str) -> io::Result<()> {
-    let draft = file.with_extension("tmp");
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".tmp");
     let mut out = fs::OpenOptions::new()
         .write(true)
         .create(true)

@@ -1,6 +1,9 @@
 //! Wires what decides by the rules of policies.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use prometheus_client::registry::Registry;
 use tulle_datapath::Datapath;
@@ -9,9 +12,13 @@ use tulle_policy::compiled::{Compiler, CompilerSettings, Limits};
 
 use crate::{
     config::Config,
+    dns::{NameKeeper, NameLimits},
     kernel_sync::TouchLog,
+    metrics::DnsMetrics,
     pods::PodsView,
-    policy::{Learned, NameLearner, PolicyKeeper, PolicyMetrics, PolicyStatus, PolicyView},
+    policy::{
+        CompiledNames, Learned, NameLearner, PolicyKeeper, PolicyMetrics, PolicyStatus, PolicyView,
+    },
     published::{Published, Publisher},
 };
 
@@ -19,8 +26,8 @@ use crate::{
 pub(super) struct Policies {
     pub(super) keeper: PolicyKeeper,
     pub(super) view: PolicyView,
-    /// Where the resolver tells what names were answered with.
-    pub(super) learner: Arc<NameLearner>,
+    /// What the pods' resolvers ask, and tell what names were answered with.
+    pub(super) names: Arc<NameKeeper>,
 }
 
 pub(super) fn policies(
@@ -29,6 +36,7 @@ pub(super) fn policies(
     pods: Published<PodsView>,
     touched: &Arc<TouchLog>,
     datapath: &Arc<Datapath>,
+    dns: &Arc<DnsMetrics>,
     registry: &mut Registry,
 ) -> Policies {
     let metrics = Arc::new(PolicyMetrics::default());
@@ -58,9 +66,27 @@ pub(super) fn policies(
         metrics,
     };
     let learner = NameLearner::new(learned, Arc::clone(touched), keeper.status.subscribe());
+    let rules = CompiledNames {
+        view: view.clone(),
+        learner: Arc::new(learner),
+    };
+    let names = NameKeeper::new(
+        Arc::new(rules),
+        directory.clone(),
+        Arc::clone(dns),
+        config.state.as_deref().map(beside),
+        NameLimits::default(),
+    );
     Policies {
         keeper,
         view,
-        learner: Arc::new(learner),
+        names: Arc::new(names),
     }
+}
+
+/// Learned names lie beside the saved view.
+fn beside(state: &Path) -> PathBuf {
+    let mut path = state.as_os_str().to_owned();
+    path.push(".names");
+    path.into()
 }
