@@ -20,6 +20,9 @@ mod plaintext;
 #[path = "plane/refusals.rs"]
 mod refusals;
 #[cfg(test)]
+#[path = "plane/requests.rs"]
+mod requests;
+#[cfg(test)]
 #[path = "plane/support.rs"]
 mod support;
 #[cfg(test)]

@@ -29,7 +29,10 @@ where
         while let Ok((stream, _)) = listener.accept().await {
             let answer = answer.clone();
             tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else {
+                // By default it ends connections on which a hundred small messages wait to be read.
+                let mut builder = h2::server::Builder::new();
+                builder.data_frame_budget(SMALL_FRAMES_LEN_MAX);
+                let Ok(mut connection) = builder.handshake(stream).await else {
                     return;
                 };
                 while let Some(Ok((request, respond))) = connection.accept().await {
@@ -43,7 +46,9 @@ where
 
 async fn connect(layer: &Layer) -> SendRequest<Bytes> {
     let stream = layer.connect().await;
-    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.data_frame_budget(SMALL_FRAMES_LEN_MAX);
+    let (requests, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(connection);
     requests
 }
@@ -309,12 +314,13 @@ async fn a_reader_that_stops_stops_the_writer() {
     assert!(sent <= 2 * 1024 * 1024, "{sent}");
 }
 
-pub(crate) fn resident_len() -> usize {
+fn resident_len() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096
 }
 
-pub(crate) const BULK_LEN: usize = 100 * 1024 * 1024;
+const SMALL_FRAMES_LEN_MAX: usize = 1024 * 1024;
+const BULK_LEN: usize = 100 * 1024 * 1024;
 /// Windows, buffers, and what the allocator keeps.
-pub(crate) const GROWTH_MAX: usize = 24 * 1024 * 1024;
+const GROWTH_MAX: usize = 24 * 1024 * 1024;

@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Poll, ready},
 };
 
@@ -97,8 +98,14 @@ async fn exchange(
     answer: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
 ) -> Conclusion {
+    // A client that lets go of an answer costs nothing; one that lets go of its request before is what floods are made of.
+    let begun = AtomicBool::new(false);
+    let reset_by_client = || match begun.load(Relaxed) {
+        true => Conclusion::Answered,
+        false => Conclusion::ResetByClient,
+    };
     let mut upload = pin!(pass_body(body, up));
-    let mut download = pin!(pass_answer(answer, respond));
+    let mut download = pin!(pass_answer(answer, respond, &begun));
     let mut uploading = true;
     loop {
         tokio::select! {
@@ -107,13 +114,13 @@ async fn exchange(
             result = &mut upload, if uploading => {
                 uploading = false;
                 if result == Err(Side::Source) {
-                    return Conclusion::ResetByClient;
+                    return reset_by_client();
                 }
             }
             result = &mut download => return match result {
                 Ok(()) => Conclusion::Answered,
                 Err(Side::Source) => Conclusion::ResetByServer,
-                Err(Side::Sink) => Conclusion::ResetByClient,
+                Err(Side::Sink) => reset_by_client(),
             },
         }
     }
@@ -130,6 +137,7 @@ enum Side {
 async fn pass_answer(
     mut answer: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
+    begun: &AtomicBool,
 ) -> Result<(), Side> {
     let response = loop {
         let next = poll_fn(|cx| {
@@ -155,6 +163,7 @@ async fn pass_answer(
     };
     let (head, body) = response.into_parts();
     let is_end = body.is_end_stream();
+    begun.store(true, Relaxed);
     let head = Response::from_parts(head, ());
     let down = respond
         .send_response(head, is_end)
