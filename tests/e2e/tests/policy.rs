@@ -6,9 +6,6 @@ mod seed;
 #[path = "policy/kubernetes.rs"]
 mod kubernetes;
 
-#[path = "policy/bypass.rs"]
-mod bypass;
-
 #[path = "policy/change.rs"]
 mod change;
 

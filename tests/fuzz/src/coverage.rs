@@ -14,7 +14,7 @@ static REGIONS: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
 /// Called by instrumented object files before `main`: their counters lie from `start` to before `stop`.
 // SAFETY: no other crate of this workspace defines the symbol, and its signature is the one that LLVM documents.
 #[unsafe(no_mangle)]
-pub extern "C" fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8) {
+pub(crate) extern "C" fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8) {
     let region = (start.addr(), stop.addr());
     start.expose_provenance();
     let mut regions = REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
