@@ -31,6 +31,7 @@ pub use compiler::{Compiler, Work};
 pub use flow::{
     Because, Flow, FlowPeer, HttpFacts, Needs, Outcome, RequestFacts, ServerName, Verdict,
 };
+pub use labels::speaks_of;
 pub use policy::CompiledPolicy;
 pub use update::{
     KernelVerdict, LimitKind, LimitReached, PeerKey, PolicyUpdate, PortEntry, SubjectEntry, Usage,

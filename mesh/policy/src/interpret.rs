@@ -68,7 +68,9 @@ impl Mesh<'_> {
             audits_requests: false,
         };
         let far = self.far_end(flow);
-        if flow.direction == Direction::Ingress && far.node == Some(true) {
+        if flow.direction == Direction::Ingress
+            && (far.node == Some(true) || self.is_from_host(flow))
+        {
             return answer;
         }
         let mut is_denied = false;
@@ -97,6 +99,15 @@ impl Mesh<'_> {
             answer.audits_requests = false;
         }
         answer
+    }
+
+    /// By TCP, nobody else can have the own node's address.
+    fn is_from_host(&self, flow: &Flow<'_>) -> bool {
+        flow.direction == Direction::Ingress
+            && matches!(flow.peer, FlowPeer::Address)
+            && flow.protocol == 6
+            && self.directory.workload_at(flow.source).is_none()
+            && self.node_at(flow.source) == Some(true)
     }
 
     fn far_end<'a>(&'a self, flow: &Flow<'a>) -> FarEnd<'a> {

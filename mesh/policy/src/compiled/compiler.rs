@@ -338,3 +338,6 @@ fn peer_key((subject, direction): TableKey, peer: IdentityId) -> PeerKey {
 }
 
 const ISTIO: tulle_model::Language = tulle_model::Language::Istio;
+
+#[cfg(test)]
+mod tests;

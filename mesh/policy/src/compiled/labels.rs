@@ -3,7 +3,14 @@
 //! Decides what a requirement sees. Derived labels come from the mesh's view of the workload and never from the pod's own labels,
 //! so nobody gains a namespace or a cluster by writing one into a manifest.
 
-use tulle_model::{Entity, LabelKey, LabelSource, Operator, Selector, TunnelProtocol, Workload};
+use tulle_model::{
+    Entity, LabelKey, LabelSource, Operator, RuleSpec, Selector, TunnelProtocol, Workload,
+};
+
+/// Whether a policy's spec speaks of a workload.
+pub fn speaks_of(spec: &RuleSpec, workload: &Workload) -> bool {
+    spec.subject.matches(|key| label_of(workload, key))
+}
 
 /// The value of a workload's label.
 pub(crate) fn label_of<'a>(workload: &'a Workload, key: &LabelKey) -> Option<&'a str> {

@@ -285,15 +285,16 @@ impl CompiledPolicy {
         self.rule(rule).map_or(Because::NoPolicy, Because::Rule)
     }
 
-    /// The own node, or what runs in its network: whoever has its address.
+    /// The own node, or what runs in its network: whoever has its address. By TCP nobody else can have it, since the answers of a
+    /// handshake would not leave the node.
     fn is_host(&self, flow: &Flow<'_>) -> bool {
-        match flow.peer {
-            FlowPeer::Workload(workload) if workload.host_network => {
-                let state = self.addresses.get(&flow.source.to_canonical());
-                state.is_some_and(|state| state.is_host)
-            }
-            FlowPeer::Workload(_) | FlowPeer::Address | FlowPeer::Nobody => false,
-        }
+        let may_be = match flow.peer {
+            FlowPeer::Workload(workload) => workload.host_network,
+            FlowPeer::Address => flow.protocol == TCP,
+            FlowPeer::Nobody => false,
+        };
+        let state = self.addresses.get(&flow.source.to_canonical());
+        may_be && state.is_some_and(|state| state.is_host)
     }
 
     /// The far end's identity; `None` = it is a workload that came after the last update.
