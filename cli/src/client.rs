@@ -105,6 +105,16 @@ impl Client {
         self.call(Method::GET, path, Vec::new())
     }
 
+    /// Asks about what `content` says.
+    pub(crate) fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        content: &impl Serialize,
+    ) -> Result<T, CallError> {
+        let content = serde_json::to_vec(content).map_err(|error| self.answer(&error))?;
+        self.call(Method::POST, path, content)
+    }
+
     /// Orders something, without content.
     pub(crate) fn order<T: DeserializeOwned>(
         &self,

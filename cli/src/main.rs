@@ -8,6 +8,7 @@ mod context;
 mod lab;
 mod output;
 mod overview;
+mod policy;
 mod service;
 mod wait;
 
@@ -33,6 +34,9 @@ enum Command {
     /// Show services, their endpoints in all clusters, and which of them are in use
     #[command(alias = "services")]
     Service(service::ServiceArguments),
+    /// Check policies, list them, and say what they make of a connection
+    #[command(alias = "policies")]
+    Policy(policy::PolicyArguments),
     /// Two clusters on this machine, from namespaces, cgroups and real processes
     Lab(lab::LabArguments),
 }
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => overview::run(&arguments),
         Command::ClusterMesh(arguments) => clustermesh::run(arguments),
         Command::Service(arguments) => service::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
         Command::Lab(arguments) => lab::run(arguments),
     };
     match outcome {

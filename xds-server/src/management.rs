@@ -13,7 +13,9 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::timeout};
 use tulle_model::{ClusterName, SpiffeId};
-use tulle_wire::management::{Access, Changed, PeerAccess, Publishing, RemoteCluster, path};
+use tulle_wire::management::{
+    Access, Changed, ExplainQuestion, PeerAccess, Publishing, RemoteCluster, path,
+};
 
 use self::{
     answer::{Refusal, done},
@@ -37,6 +39,7 @@ mod files;
 mod listen;
 mod nodes;
 mod peers;
+mod policies;
 mod publishing;
 mod remotes;
 mod services;
@@ -160,6 +163,16 @@ impl Management {
                 only(&method, &[Method::GET])?;
                 Ok(done(&self.access().await?))
             }
+            path::POLICIES => {
+                only(&method, &[Method::GET])?;
+                self.policies(|policies| Ok(policies.list())).await
+            }
+            path::EXPLAIN => {
+                only(&method, &[Method::POST])?;
+                let question: ExplainQuestion = read_body(request).await?;
+                let explain = move |policies: &policies::Policies| policies.explain(&question);
+                self.policies(explain).await
+            }
             path::PUBLISHING => {
                 only(&method, &[Method::PUT])?;
                 self.publish(read_body(request).await?).await
@@ -168,6 +181,22 @@ impl Management {
                 "there is no such page; /v1/status is one".to_owned(),
             )),
         }
+    }
+
+    /// Compiles for this one answer, off the runtime: that takes as long as the mesh is large.
+    async fn policies<T, F>(&self, answer: F) -> Answer
+    where
+        T: serde::Serialize + Send + 'static,
+        F: FnOnce(&policies::Policies) -> Result<T, policies::ExplainError> + Send + 'static,
+    {
+        let policies = policies::Policies {
+            cluster: self.cluster.clone(),
+            directory: self.snapshots.borrow().directory.clone(),
+        };
+        let answered = tokio::task::spawn_blocking(move || answer(&policies)).await;
+        let answered = answered.map_err(|error| Refusal::failed("ask the policies", &error))?;
+        let answered = answered.map_err(|error| Refusal::not_found(error.to_string()))?;
+        Ok(done(&answered))
     }
 
     fn facts(&self) -> Facts<'_> {

@@ -7,6 +7,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+mod policies;
+
+pub use policies::{ExplainQuestion, ExplainRequest, ExplainedEnd, Explanation, PolicySummary};
+
 /// The paths of the API.
 pub mod path {
     /// `GET`: [`super::ClusterStatus`].
@@ -23,6 +27,10 @@ pub mod path {
     pub const REMOTES: &str = "/v1/remotes";
     /// `PUT` [`super::Publishing`]: [`super::Changed`].
     pub const PUBLISHING: &str = "/v1/publishing";
+    /// `GET`: a list of [`super::PolicySummary`].
+    pub const POLICIES: &str = "/v1/policies";
+    /// `POST` an [`super::ExplainQuestion`]: an [`super::Explanation`].
+    pub const EXPLAIN: &str = "/v1/policies/explain";
 }
 
 /// Why a request was not done.

@@ -49,7 +49,13 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("tulle-lab", &["tulle-model"]),
     (
         "tulle",
-        &["tulle-model", "tulle-wire", "tulle-identity", "tulle-lab"],
+        &[
+            "tulle-model",
+            "tulle-wire",
+            "tulle-policy",
+            "tulle-identity",
+            "tulle-lab",
+        ],
     ),
     // The end-to-end tests drive built programs; they use library crates only to play a foreign peer.
     (
