@@ -39,7 +39,9 @@ impl Coverage {
 
     /// Sets the counters to zero.
     pub(crate) fn reset() {
-        for_each(|_, counter| *counter = 0);
+        for counters in regions() {
+            counters.fill(0);
+        }
     }
 
     /// Takes what was counted since `reset`; says whether an edge, or a class of counts, is new.
@@ -47,13 +49,14 @@ impl Coverage {
         let mut is_new = false;
         let seen = &mut self.seen;
         for_each(|place, counter| {
-            if *counter == 0 {
+            // Read once: threads that a crate keeps in the background count as well.
+            let Some(highest) = counter.checked_ilog2() else {
                 return;
-            }
+            };
             if seen.len() <= place {
                 seen.resize(place + 1, 0);
             }
-            let class = 1 << (u8::BITS - 1 - counter.leading_zeros());
+            let class = 1 << highest;
             if let Some(held) = seen.get_mut(place).filter(|held| **held & class == 0) {
                 *held |= class;
                 is_new = true;
@@ -68,24 +71,37 @@ impl Coverage {
     }
 }
 
-fn regions() -> Vec<(usize, usize)> {
-    REGIONS
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
+/// All counters.
+fn regions() -> Vec<&'static mut [u8]> {
+    let regions = REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let counters = regions.iter().map(|(start, stop)| {
+        let len = stop.saturating_sub(*start);
+        let counters = std::ptr::with_exposed_provenance_mut::<u8>(*start);
+        // SAFETY: LLVM told that `len` bytes of counters lie there for as long as the program runs, and nobody else here holds them:
+        // callers let go of them before the next call. Instrumented code writes them while it runs, which the driver lets it do between
+        // two calls; a thread of its own that counts meanwhile can only make a count wrong.
+        unsafe { std::slice::from_raw_parts_mut(counters, len) }
+    });
+    counters.collect()
 }
 
-fn for_each(mut visit: impl FnMut(usize, &mut u8)) {
-    let mut place = 0;
-    for (start, stop) in regions() {
-        let len = stop.saturating_sub(start);
-        let counters = std::ptr::with_exposed_provenance_mut::<u8>(start);
-        // SAFETY: LLVM told that `len` bytes of counters lie there for as long as the program runs. Instrumented code writes them, but
-        // only on this thread: the driver runs its target and this one after the other, and a race would only make a count wrong.
-        let counters = unsafe { std::slice::from_raw_parts_mut(counters, len) };
-        for counter in counters {
-            visit(place, counter);
-            place += 1;
+/// Visits the counters that are not zero.
+fn for_each(mut visit: impl FnMut(usize, u8)) {
+    let mut base = 0;
+    for counters in regions() {
+        let (words, rest) = counters.as_chunks::<8>();
+        for (i, word) in words.iter().enumerate() {
+            // Nearly all are zero, so that most of the time goes into passing over them.
+            if u64::from_ne_bytes(*word) != 0 {
+                for (j, counter) in word.iter().enumerate() {
+                    visit(base + 8 * i + j, *counter);
+                }
+            }
         }
+        let start = base + 8 * words.len();
+        for (j, counter) in rest.iter().enumerate() {
+            visit(start + j, *counter);
+        }
+        base += counters.len();
     }
 }
