@@ -39,6 +39,8 @@ where
     let mut patience = settings.idle_timeout;
     loop {
         match timeout(patience, next(downstream, upstream)).await {
+            // An HTTP/2 server may send its settings before it has heard the client; what they are worth the client's bytes say.
+            Ok(Err(Ended::ServerFirst)) if may_be_settings(upstream.bytes()) => {}
             Ok(Err(Ended::ServerFirst)) => return Ok(Protocol::Other(Ended::ServerFirst)),
             Ok(first) => first?,
             Err(_) if downstream.bytes().is_empty() => return Err(Ended::Idle),
@@ -79,6 +81,23 @@ where
     }
 }
 
+/// Whether a server's first bytes can be those of HTTP/2: a `SETTINGS` frame, that is no acknowledgement, of stream 0.
+fn may_be_settings(first: &[u8]) -> bool {
+    let expected = [
+        Some(0),
+        None,
+        None,
+        Some(SETTINGS),
+        Some(0),
+        Some(0),
+        Some(0),
+        Some(0),
+        Some(0),
+    ];
+    let fits = |(byte, expected): (&u8, Option<u8>)| expected.is_none_or(|e| e == *byte);
+    first.len() <= GREETING_LEN_MAX && first.iter().zip(expected).all(fits)
+}
+
 /// What the first bytes are; `None` if more are needed.
 fn classify(first: &[u8]) -> Option<Protocol> {
     match first {
@@ -96,6 +115,10 @@ fn classify(first: &[u8]) -> Option<Protocol> {
     }
 }
 
+/// The type of an HTTP/2 frame.
+const SETTINGS: u8 = 4;
+/// What an HTTP/2 server says before it hears the client: its settings, and how much it takes.
+const GREETING_LEN_MAX: usize = 1024;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The content type of the TLS record that a client begins with.
 const TLS_HANDSHAKE: u8 = 22;
@@ -103,6 +126,21 @@ const TLS_HANDSHAKE: u8 = 22;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_may_send_settings_first() {
+        for (first, expected) in [
+            (&b"\0\0\0\x04\0\0\0\0\0"[..], true),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80", true),
+            (b"\0\0", true),
+            (b"220 mail\r\n", false),
+            (b"J\0\0\0\n8.0.36", false),
+            (b"\0\0\0\x04\x01\0\0\0\0", false),
+            (b"\0\0\x08\x06\0\0\0\0\0", false),
+        ] {
+            assert_eq!(may_be_settings(first), expected, "{first:?}");
+        }
+    }
 
     #[test]
     fn first_bytes_tell() {

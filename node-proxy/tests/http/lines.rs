@@ -445,6 +445,38 @@ async fn other_protocols_are_closed_and_counted() {
 }
 
 #[tokio::test]
+async fn an_http2_server_may_send_its_settings_first() {
+    let mut mesh = open().await;
+    let (mut client, mut server) = mesh.pair().await;
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    server.write_all(settings).await.unwrap();
+    // It is not cut off meanwhile.
+    let mut byte = [0; 1];
+    let early = tokio::time::timeout(Duration::from_millis(200), client.read(&mut byte));
+    assert!(early.await.is_err());
+    client
+        .write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat())
+        .await
+        .unwrap();
+    read_until(&mut server, b"SM\r\n\r\n").await;
+    let mut head = [0; 9];
+    in_time("settings", client.read_exact(&mut head))
+        .await
+        .unwrap();
+    assert_eq!(head[3], 4);
+    // For HTTP/1 it is an answer that nobody asked for.
+    let (mut client, mut server) = mesh.pair().await;
+    server.write_all(settings).await.unwrap();
+    let _early = tokio::time::timeout(Duration::from_millis(200), client.read(&mut [0; 1])).await;
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let expected = Ended::BadResponse(BadResponse::Unasked);
+    assert_eq!(mesh.layer.ended().await, expected);
+}
+
+#[tokio::test]
 async fn a_dripping_head_is_not_waited_for() {
     let settings = HttpSettings {
         head_timeout: Duration::from_millis(300),

@@ -17,6 +17,7 @@ use tulle_model::{
     AuthorizationScope, Change, NamespacedName, PortMapping, Service, ServicePort, SpiffeId,
     StringMatch,
 };
+use tulle_node_proxy::plane::DeniedLook;
 
 use crate::support::{B, Mesh, domain, eventually, in_time, listen_b, workload};
 
@@ -243,7 +244,8 @@ fn publish_policy(mesh: &Mesh, policy: Authorization) {
 
 #[tokio::test]
 async fn policy_is_answered_with_401_and_seen_as_a_reset() {
-    let mesh = Mesh::start().await;
+    // By default it would be silence.
+    let mesh = Mesh::with(|settings| settings.denied_look = DeniedLook::Reject).await;
     let (listener, address) = listen_b().await;
     publish_policy(&mesh, allow_only("somebody-else"));
     let client = Client::connect(&mesh).await;

@@ -193,6 +193,8 @@ async fn pass_body(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<()
             None => break,
         };
         let len = piece.len();
+        // The end goes with the last piece, as it came: an empty piece behind it would be one that the sender never sent.
+        let is_end = from.is_end_stream();
         while !piece.is_empty() {
             to.reserve_capacity(piece.len());
             let room = match poll_fn(|cx| to.poll_capacity(cx)).await {
@@ -200,10 +202,14 @@ async fn pass_body(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<()
                 Some(Err(_)) | None => return Err(Side::Sink),
             };
             let part = piece.split_to(room.min(piece.len()));
-            to.send_data(part, false).map_err(|_| Side::Sink)?;
+            let is_last = is_end && piece.is_empty();
+            to.send_data(part, is_last).map_err(|_| Side::Sink)?;
         }
         // Refused only for more than was received.
         let _given: Result<(), h2::Error> = from.flow_control().release_capacity(len);
+        if is_end && len > 0 {
+            return Ok(());
+        }
         tokio::task::consume_budget().await;
     }
     let ended = match poll_fn(|cx| from.poll_trailers(cx)).await {
