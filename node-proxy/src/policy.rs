@@ -1,6 +1,6 @@
 //! Which connections and requests may be: the rules of all policies, compiled for this node's pods.
 //!
-//! [`PolicyKeeper`] keeps one compiled form and gives it to both who decide by it, the kernel and the proxies; a [`Judge`] asks it
+//! [`PolicyKeeper`] keeps one compiled form and gives it to both who decide by it, the kernel and the proxies; a `Judge` asks it
 //! for one connection. What the rules mean is decided in `tulle-policy`, how the kernel looks them up in `tulle-datapath`.
 //!
 //! ztunnel evaluates lists of policies for every connection, which costs it 94 % of its rate at 10,000 policies, and it knows no
