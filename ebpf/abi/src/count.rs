@@ -51,6 +51,12 @@ numbered! {
         GuardReceive = "guard_receive",
         /// `fentry/tcp_bpf_sendmsg`
         GuardSend = "guard_send",
+        /// tc on a pod's link: what leaves the pod.
+        FromPod = "from_pod",
+        /// tc on a pod's link: what reaches the pod.
+        ToPod = "to_pod",
+        /// `cgroup_skb/egress` of the proxy
+        Vouch = "vouch",
     }
 }
 
@@ -143,6 +149,26 @@ numbered! {
         ProxyPort = "proxy_port",
         /// Only the proxy could judge it, and it does not go through the proxy: denied.
         ProxyOnly = "proxy_only",
+        /// The source address is not the pod's: dropped.
+        Spoofed = "spoofed",
+        /// The packet cannot be read: dropped.
+        Malformed = "malformed",
+        /// The packet is wrapped in something that cannot be looked through: dropped.
+        Encapsulated = "encapsulated",
+        /// A fragment or an error that belongs to nothing known: dropped.
+        Unrelated = "unrelated",
+        /// The pod has no rules: passed.
+        Unenforced = "unenforced",
+        /// A packet of a flow that was judged.
+        FlowKnown = "flow_known",
+        /// A flow was judged, and may be.
+        FlowBegun = "flow_begun",
+        /// A tunnel, or the node itself.
+        Trusted = "trusted",
+        /// A flow of the proxy.
+        Vouched = "vouched",
+        /// A flow of the proxy could not be remembered.
+        VouchFailed = "vouch_failed",
         /// A verdict was told.
         EventTold = "event_told",
         /// A verdict was not told: there are enough of them in this second.

@@ -2,10 +2,10 @@
 
 use crate::{
     Address, AffinityKey, AffinityValue, BackendKey, BackendValue, BlockKey, COUNTERS_LEN,
-    Endpoint, EventRate, EvictionSlot, ListenerKey, MAGLEV_CHUNKS, MaglevChunk, MaglevKey,
-    MemberKey, Membership, OriginalKey, OriginalValue, PodAddressKey, PodValue, PolicyKey,
-    PolicyState, PortKey, PortValue, ServiceKey, ServiceValue, SocketNote, SocketPointer, TupleKey,
-    UdpFlowKey, UdpFlowValue,
+    Endpoint, EventRate, EvictionSlot, FlowKey, FlowValue, FragmentKey, ListenerKey, MAGLEV_CHUNKS,
+    MaglevChunk, MaglevKey, MemberKey, Membership, OriginalKey, OriginalValue, PodAddressKey,
+    PodValue, PolicyKey, PolicyState, PortKey, PortValue, ServiceKey, ServiceValue, SocketNote,
+    SocketPointer, TupleKey, UdpFlowKey, UdpFlowValue,
 };
 
 /// A pinned map as this build knows it.
@@ -67,6 +67,14 @@ pub const BLOCKS_MAX: usize = 65_536;
 pub const POLICY_MAX: usize = 524_288;
 /// Blocks of ports in all port sets together.
 pub const PORTS_MAX: usize = 262_144;
+/// Flows on the links of one node's pods; the one that was not used for longest goes first, and is judged anew when it goes on.
+pub const FLOWS_MAX: usize = 65_536;
+/// Packets in fragments that are under way.
+pub const FRAGMENTS_MAX: usize = 4_096;
+/// Flows that the proxy began.
+pub const VOUCHED_MAX: usize = 65_536;
+/// Addresses of the node itself.
+pub const HOST_ADDRESSES_MAX: usize = 1_024;
 /// Bytes of verdict events that may wait for the proxy, 72 for each.
 pub const VERDICT_EVENTS_LEN: usize = 1_048_576;
 /// Verdict events that a processor tells in one second: a flood of refused packets must not become a flood of reports.
@@ -97,7 +105,7 @@ pub const MAPS: &[MapLayout] = &[
     map::<TupleKey, SocketPointer>("SOCKETS", 1, SOCKETS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_FORWARD", 1, UDP_FLOWS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_REVERSE", 1, UDP_FLOWS_MAX),
-    map::<u32, u64>("COUNTERS", 3, COUNTERS_LEN),
+    map::<u32, u64>("COUNTERS", 4, COUNTERS_LEN),
     map::<(), ()>("EVENTS", 1, EVENTS_LEN),
     map::<Address, u32>("IDENTITIES", 1, IDENTITIES_MAX),
     trie::<BlockKey, u32>("BLOCKS", 2, BLOCKS_MAX),
@@ -105,6 +113,10 @@ pub const MAPS: &[MapLayout] = &[
     trie::<PortKey, PortValue>("PORTS", 1, PORTS_MAX),
     map::<u32, PolicyState>("POLICY_STATE", 1, 1),
     map::<u32, EventRate>("EVENT_RATE", 1, 1),
+    map::<FlowKey, FlowValue>("FLOWS", 1, FLOWS_MAX),
+    map::<FragmentKey, u32>("FRAGMENTS", 1, FRAGMENTS_MAX),
+    map::<FlowKey, u64>("VOUCHED", 1, VOUCHED_MAX),
+    map::<Address, u32>("HOST_ADDRESSES", 1, HOST_ADDRESSES_MAX),
     map::<(), ()>("VERDICTS", 1, VERDICT_EVENTS_LEN),
 ];
 

@@ -108,8 +108,10 @@ pub struct PodSettings {
     pub netns: u64,
     /// The proxy's listener for tunnels.
     pub tunnel_port: u16,
+    /// 1: the gate hangs inside the pod's namespace.
+    pub is_gate_inside: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 const _: () = assert!(size_of::<PodSettings>() == 16);

@@ -46,6 +46,29 @@ pub(crate) fn attach_netns(pin: &Path, hook: &Hook, netns: BorrowedFd<'_>) -> io
     adopt_or_create(pin, hook.program.as_fd(), hook.attach_type, netns, target)
 }
 
+/// Attaches a classifier to an interface of the calling thread's namespace, or exchanges the program of the link that is pinned for it.
+pub(crate) fn adopt_or_create_at(
+    pin: &Path,
+    program: BorrowedFd<'_>,
+    attach_type: AttachType,
+    interface: u32,
+) -> io::Result<()> {
+    let target = LinkTarget::Interface(interface, attach_type as u32);
+    let old = match sys::open_pin(pin) {
+        Ok(link) if sys::link_target(link.as_fd())? == target => {
+            return sys::update_link(link.as_fd(), program);
+        }
+        Ok(link) => Some(link),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => None,
+        Err(err) => return Err(err),
+    };
+    let link = sys::create_interface_link(program, interface, attach_type)?;
+    remove_file(pin)?;
+    sys::pin(link.as_fd(), pin)?;
+    drop(old);
+    Ok(())
+}
+
 /// Hangs a guard on its function of the kernel. A link of this kind takes no other program, so the one of an earlier process stays
 /// until the new one is there; both at once do no harm.
 pub(crate) fn attach_guard(pins: &Pins, hook: &Hook) -> Result<(), OpenDatapathError> {

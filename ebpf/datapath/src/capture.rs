@@ -17,7 +17,8 @@ use tulle_abi::{Address, FAMILY_V4, FAMILY_V6, ListenerKey, PodAddressKey, PodSe
 use crate::{
     CapturePodError, PodCapture, ReleasePodError,
     attach::attach_netns,
-    load::load_steering,
+    gate::{self, GateSide, find_place},
+    load::load_pod,
     pins::{Pins, remove_file},
     raw::{Listeners, Raw, Table},
     reconcile::is_absent,
@@ -31,6 +32,8 @@ pub(crate) struct Pods {
     /// The namespaces of the pods that this process captured, by uid.
     pub(crate) namespaces: HashMap<String, OwnedFd>,
     pub(crate) owners: Table<Address, u64>,
+    /// Whether each pod has a gate.
+    pub(crate) with_gates: bool,
     /// As the policy tables know the pods, captured or not; `None` until somebody says so.
     pub(crate) subjects: Option<HashMap<String, Subject>>,
 }
@@ -52,7 +55,7 @@ impl Pods {
         pins: &Pins,
         tunnel_port: u16,
         pod: &PodCapture<'_>,
-    ) -> Result<(), CapturePodError> {
+    ) -> Result<Option<GateSide>, CapturePodError> {
         let uid = pod.uid;
         let pin = pins.pod(uid).ok_or_else(|| CapturePodError::Uid {
             uid: uid.to_owned(),
@@ -63,13 +66,31 @@ impl Pods {
         }
         self.set_addresses(netns, pod)
             .map_err(|source| register(uid, "POD_ADDRESSES", source))?;
+        let unguarded = |source| CapturePodError::Gate {
+            uid: uid.to_owned(),
+            source,
+        };
+        let place = match self.with_gates {
+            true => Some(find_place(pod.netns).map_err(unguarded)?),
+            false => None,
+        };
+        let side = place.as_ref().map(|place| place.side);
         let settings = PodSettings {
             netns,
             tunnel_port,
-            reserved: [0; 3],
+            is_gate_inside: u16::from(side == Some(GateSide::Pod)),
+            reserved: [0; 2],
         };
-        let steer = load_steering(pins, &settings).map_err(|err| steering(uid, err))?;
-        attach_netns(&pin, &steer, pod.netns).map_err(|err| steering(uid, err))?;
+        let programs =
+            load_pod(pins, &settings, self.with_gates).map_err(|err| steering(uid, err))?;
+        attach_netns(&pin, &programs.steer, pod.netns).map_err(|err| steering(uid, err))?;
+        let gate_pin = |way: &str, interface| pins.gate(uid, way, interface);
+        match (&place, &programs.gate) {
+            (Some(place), Some(gate)) => {
+                gate::attach(place, gate, pod.netns, gate_pin).map_err(unguarded)?;
+            }
+            _ => remove_gate(pins, uid).map_err(unguarded)?,
+        }
         let kept = pod
             .netns
             .try_clone_to_owned()
@@ -78,7 +99,8 @@ impl Pods {
         let value = pod_value(pod, self.subject(uid, netns));
         self.pods
             .insert(Raw(netns), Raw(value), 0)
-            .map_err(|source| register(uid, "PODS", source))
+            .map_err(|source| register(uid, "PODS", source))?;
+        Ok(side)
     }
 
     /// Releases a pod. One that was never captured counts as released.
@@ -104,6 +126,10 @@ impl Pods {
                 self.remove_address(key).map_err(fail("POD_ADDRESSES"))?;
             }
         }
+        remove_gate(pins, uid).map_err(|source| ReleasePodError::Pin {
+            path: pins.gate(uid, "from", 0),
+            source,
+        })?;
         remove_file(&pin).map_err(|source| ReleasePodError::Pin { path: pin, source })
     }
 
@@ -176,6 +202,11 @@ impl Pods {
         }
         Ok(found)
     }
+}
+
+fn remove_gate(pins: &Pins, uid: &str) -> io::Result<()> {
+    let links = pins.gate_links(uid)?;
+    links.iter().try_for_each(|link| remove_file(link))
 }
 
 fn listener_key(netns: u64, family: u32) -> ListenerKey {

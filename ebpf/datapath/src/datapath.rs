@@ -13,25 +13,28 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use rustix::system::uname;
 use tracing::{info, warn};
 use tulle_abi::{
-    Endpoint, OriginalKey, OriginalValue, Program, Reason, SOCKMAP_OFF, Settings, counter_index,
+    Address, Endpoint, HOST_ADDRESSES_MAX, OriginalKey, OriginalValue, Program, Reason,
+    SOCKMAP_OFF, Settings, TupleKey, counter_index,
 };
 
 use crate::{
     AnnouncePeerError, BLACK_HOLE_PORT, CapturePodError, ConnectEvents, DatapathSettings,
-    DestroyConnectionsError, DestroyReport, Enforcement, JoinError, KernelTable, LocalConnection,
-    MapFill, NetnsCookie, OpenDatapathError, OriginalDestination, PodCapture, PolicyChanges,
-    PolicyReport, PolicyTable, ReconcileError, ReconcileReport, ReleasePodError,
-    RemoveDatapathError, SocketCookie, SockmapMode, TableChanges, VerdictEvents,
+    DestroyConnectionsError, DestroyReport, Enforcement, EstablishedConnection, JoinError,
+    KernelTable, LocalConnection, MapFill, NetnsCookie, OpenDatapathError, OriginalDestination,
+    PodCapture, PolicyChanges, PolicyReport, PolicyTable, ReconcileError, ReconcileReport,
+    ReleasePodError, RemoveDatapathError, SocketCookie, SockmapMode, TableChanges, VerdictEvents,
     attach::attach_cgroup,
     btf,
     capture::Pods,
     cgroup::Cgroup,
-    load::{Programs, TRACK},
+    gate::GateSide,
+    load::{Programs, TRACK, VOUCH},
     pins::{Pins, remove_all, remove_file},
     policy::PolicyTables,
     raw::{Raw, Table},
-    reconcile::Tables,
-    sockets, sockmap,
+    reconcile::{Tables, delete, read_all, write},
+    sockets::{self, PodSockets},
+    sockmap,
 };
 
 /// The programs and maps of one node, loaded or adopted.
@@ -56,6 +59,10 @@ pub struct Datapath {
     join: Option<OwnedFd>,
     is_guarded: bool,
     is_enforcing: bool,
+    host_addresses: Mutex<Table<Address, u32>>,
+    directs: Mutex<Table<TupleKey, u32>>,
+    /// The id of the proxy's cgroup.
+    proxy_cgroup: u64,
 }
 
 /// How often a program left for a reason.
@@ -102,6 +109,7 @@ impl Datapath {
             join,
             is_guarded,
         } = sockmap::load(&pins, kernel, settings.sockmap == SockmapMode::Auto)?;
+        let proxy_cgroup = proxy.id;
         let hooks = Hooks {
             programs,
             capture,
@@ -139,6 +147,7 @@ impl Datapath {
                 listeners: maps.listeners,
                 namespaces: HashMap::new(),
                 owners: maps.owners,
+                with_gates: enforcement != Enforcement::Off,
                 subjects: None,
             }),
             policy: Mutex::new(PolicyTables::new(maps.policy)),
@@ -150,6 +159,9 @@ impl Datapath {
             join,
             is_guarded,
             is_enforcing: enforcement != Enforcement::Off,
+            host_addresses: Mutex::new(maps.host_addresses),
+            directs: Mutex::new(maps.directs),
+            proxy_cgroup,
         })
     }
 
@@ -253,6 +265,35 @@ impl Datapath {
         sockets::destroy(&namespaces, to, limit)
     }
 
+    /// Ends established connections that policy no longer allows: `may` is asked about every connection of an application of a
+    /// captured pod that does not lead through the proxy (see [`EstablishedConnection`]).
+    ///
+    /// To be called after the tables have changed. At most `limit` sockets; the report says whether there may be more. Blocks for as
+    /// long as it takes to list all sockets of all pods.
+    ///
+    /// # Errors
+    /// As [`Datapath::destroy_connections`].
+    pub fn recheck(
+        &self,
+        limit: usize,
+        may: impl Fn(&EstablishedConnection<'_>) -> bool + Sync,
+    ) -> Result<DestroyReport, DestroyConnectionsError> {
+        let pods: Vec<PodSockets> = lock(&self.pods)
+            .namespaces
+            .iter()
+            .filter_map(|(uid, netns)| {
+                let netns = netns.try_clone().ok()?;
+                Some(PodSockets {
+                    uid: uid.clone(),
+                    netns,
+                })
+            })
+            .collect();
+        let directs = lock(&self.directs);
+        let is_direct = |key: &TupleKey| directs.get(&Raw(*key), 0).is_ok();
+        sockets::recheck(&pods, self.proxy_cgroup, is_direct, limit, may)
+    }
+
     /// Captures a pod: its outbound connections by its namespace's cookie, its inbound ones by steering in the namespace.
     ///
     /// Captures it anew with the given listeners when it is captured already.
@@ -260,7 +301,39 @@ impl Datapath {
     /// # Errors
     /// When the uid cannot name a pin, a listener is none, or the kernel refuses something.
     pub fn capture_pod(&self, pod: &PodCapture<'_>) -> Result<(), CapturePodError> {
-        lock(&self.pods).capture(&self.pins, self.tunnel_port, pod)
+        let side = lock(&self.pods).capture(&self.pins, self.tunnel_port, pod)?;
+        if side == Some(GateSide::Pod) {
+            warn!(
+                uid = pod.uid,
+                "the pod's gate hangs inside its namespace: the other end of its link is not in the node's"
+            );
+        }
+        Ok(())
+    }
+
+    /// Tells which addresses are the node's own: what comes from them always reaches the pods.
+    ///
+    /// # Errors
+    /// When there are too many, or the kernel refuses an entry.
+    pub fn set_node_addresses(&self, addresses: &HashSet<IpAddr>) -> Result<(), ReconcileError> {
+        if addresses.len() > HOST_ADDRESSES_MAX {
+            return Err(ReconcileError::TooLarge {
+                map: "HOST_ADDRESSES",
+                wanted: addresses.len(),
+                limit: HOST_ADDRESSES_MAX,
+            });
+        }
+        let mut table = lock(&self.host_addresses);
+        let held: HashMap<Address, u32> = read_all("HOST_ADDRESSES", &table)?;
+        for ip in addresses {
+            write("HOST_ADDRESSES", &mut table, (*ip).into(), 1)?;
+        }
+        for address in held.into_keys() {
+            if !addresses.contains(&IpAddr::from(address)) {
+                delete("HOST_ADDRESSES", &mut table, address)?;
+            }
+        }
+        Ok(())
     }
 
     /// Releases a pod. One that was never captured counts as released.
@@ -433,7 +506,10 @@ impl Hooks {
             }
             attach_cgroup(pins, hook.name, hook, &self.capture)?;
         }
-        Ok(())
+        match &self.programs.vouch {
+            Some(hook) => attach_cgroup(pins, hook.name, hook, &self.proxy),
+            None => remove_pin(&pins.link(VOUCH)),
+        }
     }
 }
 

@@ -165,6 +165,15 @@ pub enum CapturePodError {
         #[source]
         source: io::Error,
     },
+    /// The pod's gate could not be hung on its link.
+    #[error("cannot attach the gate on the link of pod {uid}")]
+    Gate {
+        /// The pod.
+        uid: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// The steering program could not be made or attached to the namespace.
     #[error("cannot attach the steering of inbound connections for pod {uid}")]
     Steering {

@@ -44,6 +44,7 @@ mod cgroup;
 mod datapath;
 mod error;
 mod events;
+mod gate;
 mod load;
 mod maglev;
 mod object;
@@ -52,6 +53,7 @@ mod pod;
 mod policy;
 mod raw;
 mod reconcile;
+mod rtnetlink;
 mod settings;
 mod slots;
 mod sockets;
@@ -68,13 +70,14 @@ pub use error::{
     ReconcileError, ReleasePodError, RemoveDatapathError, UID_LEN_MAX,
 };
 pub use events::{ConnectEvent, ConnectEvents, ConnectOutcome};
+pub use gate::GateSide;
 pub use pod::{NetnsCookie, OriginalDestination, PodCapture, SocketCookie};
 pub use policy::{
     MapFill, PORT_SET_ALLOW, PORT_SET_DENY, PolicyChanges, PolicyDirection, PolicyPeer,
     PolicyReport, PolicySubject, PolicyTable, PolicyVerdict, PortRule, SubjectFlags,
 };
 pub use settings::{BLACK_HOLE_PORT, CapturePorts, DatapathSettings, Enforcement, SockmapMode};
-pub use sockets::DestroyReport;
+pub use sockets::{DestroyReport, EstablishedConnection};
 pub use sockmap::LocalConnection;
 pub use table::{
     Backend, Frontend, KernelTable, Path, ReconcileReport, TableChanges, WorkloadRoute,

@@ -35,8 +35,23 @@ pub(crate) struct Hook {
 pub(crate) struct Programs {
     /// Programs for the captured cgroup.
     pub(crate) cgroup_hooks: Vec<Hook>,
+    /// Vouches for what the proxy sends, if policy is enforced.
+    pub(crate) vouch: Option<Hook>,
     /// What the sockmap needs, unless it is off.
     pub(crate) sockmap: Option<SockmapPrograms>,
+}
+
+/// The programs that a pod has for itself.
+pub(crate) struct PodPrograms {
+    pub(crate) steer: Hook,
+    /// Its gate, if policy is enforced.
+    pub(crate) gate: Option<Gate>,
+}
+
+/// The programs on a pod's link.
+pub(crate) struct Gate {
+    pub(crate) from_pod: Hook,
+    pub(crate) to_pod: Hook,
 }
 
 /// The programs of the sockmap.
@@ -75,6 +90,8 @@ pub(crate) struct Maps {
     pub(crate) events: RingBuf<MapData>,
     pub(crate) policy: PolicyMaps,
     pub(crate) verdicts: RingBuf<MapData>,
+    pub(crate) host_addresses: Table<tulle_abi::Address, u32>,
+    pub(crate) directs: Table<tulle_abi::TupleKey, u32>,
     pub(crate) applications: Sockets<tulle_abi::TupleKey>,
     pub(crate) proxies: Sockets<tulle_abi::TupleKey>,
 }
@@ -102,6 +119,10 @@ pub(crate) fn load(
         .iter()
         .map(|(name, attach_type)| load_program(&mut object, name, *attach_type))
         .collect::<Result<_, _>>()?;
+    let vouch = match settings.0.enforcement {
+        tulle_abi::ENFORCEMENT_OFF => None,
+        _ => Some(load_program(&mut object, VOUCH, AttachType::CgroupEgress)?),
+    };
     let sockmap = match kernel_types {
         Some(types) if settings.0.sockmap != tulle_abi::SOCKMAP_OFF => {
             Some(load_sockmap(&mut object, &types, settings.0.sockmap)?)
@@ -110,6 +131,7 @@ pub(crate) fn load(
     };
     let programs = Programs {
         cgroup_hooks,
+        vouch,
         sockmap,
     };
     Ok((programs, Maps::take(&mut object)?))
@@ -190,14 +212,20 @@ impl Maps {
                 state: take(object, "POLICY_STATE")?,
             },
             verdicts: take(object, "VERDICTS")?,
+            host_addresses: take(object, "HOST_ADDRESSES")?,
+            directs: take(object, "DIRECTS")?,
             applications: take(object, "APPLICATIONS")?,
             proxies: take(object, "PROXIES")?,
         })
     }
 }
 
-/// Loads the steering program of one pod.
-pub(crate) fn load_steering(pins: &Pins, pod: &PodSettings) -> Result<Hook, OpenDatapathError> {
+/// Loads the programs of one pod.
+pub(crate) fn load_pod(
+    pins: &Pins,
+    pod: &PodSettings,
+    with_gate: bool,
+) -> Result<PodPrograms, OpenDatapathError> {
     let pod = Raw(*pod);
     let mut loader = EbpfLoader::new();
     loader.override_global("POD", &pod, true);
@@ -207,7 +235,18 @@ pub(crate) fn load_steering(pins: &Pins, pod: &PodSettings) -> Result<Hook, Open
     let mut object = loader
         .load(STEERING)
         .map_err(|err| OpenDatapathError::Load(Box::new(err)))?;
-    load_program(&mut object, STEER, AttachType::SkLookup)
+    let gate = if with_gate {
+        Some(Gate {
+            from_pod: load_program(&mut object, FROM_POD, AttachType::TcxIngress)?,
+            to_pod: load_program(&mut object, TO_POD, AttachType::TcxEgress)?,
+        })
+    } else {
+        None
+    };
+    Ok(PodPrograms {
+        steer: load_program(&mut object, STEER, AttachType::SkLookup)?,
+        gate,
+    })
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(
@@ -250,6 +289,8 @@ fn load_patiently(program: &mut Program) -> Option<Result<(), ProgramError>> {
         Program::SockOps(program) => retry(|| program.load()),
         Program::SkMsg(program) => retry(|| program.load()),
         Program::SkLookup(program) => retry(|| program.load()),
+        Program::SchedClassifier(program) => retry(|| program.load()),
+        Program::CgroupSkb(program) => retry(|| program.load()),
         _ => return None,
     })
 }
@@ -310,5 +351,10 @@ const GUARDS: &[(&str, &str)] = &[
 ];
 const ARM: &str = "arm";
 const JOIN: &str = "join";
+/// The function that hangs on the proxy's cgroup.
+pub(crate) const VOUCH: &str = "vouch";
+/// The functions that hang on each pod's link.
+const FROM_POD: &str = "from_pod";
+const TO_POD: &str = "to_pod";
 /// The function that hangs on each pod's namespace.
 const STEER: &str = "steer";

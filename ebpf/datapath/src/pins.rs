@@ -25,7 +25,7 @@ impl Pins {
             root: root.to_owned(),
         };
         require_bpffs(root)?;
-        for dir in [pins.maps(), pins.links(), pins.pods()] {
+        for dir in [pins.maps(), pins.links(), pins.pods(), pins.gates()] {
             fs::create_dir_all(&dir).map_err(|source| OpenDatapathError::Path {
                 action: "make the directory",
                 path: dir.clone(),
@@ -50,6 +50,25 @@ impl Pins {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         let is_uid = !uid.is_empty() && uid.len() <= UID_LEN_MAX && uid.bytes().all(is_plain);
         is_uid.then(|| self.pods().join(uid))
+    }
+
+    /// Where a link of a pod's gate is pinned: a uid has no underscores, and a bpffs takes no dots.
+    pub(crate) fn gate(&self, uid: &str, way: &str, interface: u32) -> PathBuf {
+        self.gates().join(format!("{uid}_{way}_{interface}"))
+    }
+
+    /// The pins of all links of a pod's gate.
+    pub(crate) fn gate_links(&self, uid: &str) -> io::Result<Vec<PathBuf>> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(self.gates())? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let of = name.to_str().and_then(|name| name.split('_').next());
+            if of == Some(uid) {
+                links.push(entry.path());
+            }
+        }
+        Ok(links)
     }
 
     /// The uids of the pods that have a steering link.
@@ -102,6 +121,10 @@ impl Pins {
         self.root.join("links")
     }
 
+    fn gates(&self) -> PathBuf {
+        self.root.join("gates")
+    }
+
     fn pods(&self) -> PathBuf {
         self.root.join("pods")
     }
@@ -129,7 +152,7 @@ fn require_bpffs(root: &Path) -> Result<(), OpenDatapathError> {
 ///
 /// Links go first, so that no program runs on without its maps being reachable.
 pub(crate) fn remove_all(root: &Path) -> Result<(), RemoveDatapathError> {
-    for part in ["links", "pods", "maps"] {
+    for part in ["links", "gates", "pods", "maps"] {
         let dir = root.join(part);
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,

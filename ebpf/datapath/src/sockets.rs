@@ -5,6 +5,7 @@
 //! dead is the caller's business.
 
 mod netlink;
+mod recheck;
 
 use std::{
     collections::HashSet,
@@ -17,7 +18,9 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::warn;
 
-use self::netlink::{Destroyed, Diagnosis, KINDS};
+use self::netlink::{Destroyed, Diagnosis, KINDS, Kind, SocketSeen};
+pub use self::recheck::EstablishedConnection;
+pub(crate) use self::recheck::{PodSockets, recheck};
 use crate::DestroyConnectionsError;
 
 /// What a call to destroy connections did.
@@ -42,10 +45,20 @@ pub(crate) fn destroy(
     if to.is_empty() || namespaces.is_empty() {
         return Ok(DestroyReport::default());
     }
+    in_worker(|| {
+        everywhere(namespaces, limit, |_index, report| {
+            destroy_here(limit, report, |_kind, socket| to.contains(&socket.far.ip()))
+        })
+    })
+}
+
+fn in_worker(
+    work: impl FnOnce() -> Result<DestroyReport, DestroyConnectionsError> + Send,
+) -> Result<DestroyReport, DestroyConnectionsError> {
     thread::scope(|scope| {
         let worker = thread::Builder::new()
             .name("destroy-sockets".to_owned())
-            .spawn_scoped(scope, || destroy_everywhere(namespaces, to, limit))
+            .spawn_scoped(scope, work)
             .map_err(DestroyConnectionsError::List)?;
         worker.join().unwrap_or_else(|_panic| {
             let sentence = "the thread that destroys sockets panicked";
@@ -54,15 +67,16 @@ pub(crate) fn destroy(
     })
 }
 
-fn destroy_everywhere(
-    namespaces: &[OwnedFd],
-    to: &HashSet<IpAddr>,
+/// Does something in each namespace, until enough is destroyed.
+fn everywhere<'a>(
+    namespaces: impl IntoIterator<Item = &'a OwnedFd>,
     limit: usize,
+    mut work: impl FnMut(usize, &mut DestroyReport) -> io::Result<()>,
 ) -> Result<DestroyReport, DestroyConnectionsError> {
     let mut report = DestroyReport::default();
     let mut failure = None;
     let mut asked = 0_usize;
-    for netns in namespaces {
+    for (index, netns) in namespaces.into_iter().enumerate() {
         if report.destroyed >= limit {
             report.is_limited = true;
             break;
@@ -70,7 +84,7 @@ fn destroy_everywhere(
         let entered = move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network));
         let done = entered
             .map_err(io::Error::from)
-            .and_then(|()| destroy_here(to, limit, &mut report));
+            .and_then(|()| work(index, &mut report));
         match done {
             Ok(()) => asked += 1,
             Err(err) if is_unsupported(&err) => return Err(DestroyConnectionsError::Unsupported),
@@ -88,11 +102,15 @@ fn destroy_everywhere(
 }
 
 /// In the namespace of the calling thread.
-fn destroy_here(to: &HashSet<IpAddr>, limit: usize, report: &mut DestroyReport) -> io::Result<()> {
+fn destroy_here(
+    limit: usize,
+    report: &mut DestroyReport,
+    mut is_wanted: impl FnMut(Kind, &SocketSeen) -> bool,
+) -> io::Result<()> {
     let mut diagnosis = Diagnosis::open()?;
     for kind in KINDS {
         let room = limit.saturating_sub(report.destroyed);
-        let (found, is_cut) = diagnosis.list(kind, room, |far| to.contains(&far))?;
+        let (found, is_cut) = diagnosis.list(kind, room, |socket| is_wanted(kind, socket))?;
         report.is_limited |= is_cut;
         for socket in &found {
             match diagnosis.destroy(kind, socket) {

@@ -24,6 +24,8 @@ pub(crate) enum LinkTarget {
     Cgroup(u64),
     /// A network namespace, by its inode; zero once the namespace is gone.
     Netns(u32),
+    /// An interface, by its index, and the way of the packets; the index is zero once the interface is gone.
+    Interface(u32, u32),
     /// Anything else.
     Other,
 }
@@ -32,6 +34,7 @@ pub(crate) enum LinkTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum AttachType {
+    CgroupEgress = 1,
     SockOps = 3,
     SkMsgVerdict = 7,
     Connect4 = 10,
@@ -44,6 +47,8 @@ pub(crate) enum AttachType {
     Getpeername4 = 29,
     Getpeername6 = 30,
     SkLookup = 36,
+    TcxIngress = 46,
+    TcxEgress = 47,
 }
 
 /// Attaches a tracing program to the function of the kernel that it was loaded for.
@@ -89,6 +94,27 @@ pub(crate) fn create_link(
         flags: 0,
     };
     new_fd(Command::LinkCreate, &mut attr)
+}
+
+/// Attaches a classifier to an interface of the calling thread's namespace (Linux 6.6), behind those that are there.
+pub(crate) fn create_interface_link(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        program: program.as_raw_fd(),
+        target: RawFd::try_from(interface).map_err(io::Error::other)?,
+        attach_type: attach_type as u32,
+        flags: 0,
+    };
+    new_fd(Command::LinkCreate, &mut attr).map_err(|err| match err.raw_os_error() {
+        Some(libc::EINVAL) => {
+            let sentence = "the kernel has no TCX links (needs Linux 6.6)";
+            io::Error::new(io::ErrorKind::Unsupported, sentence)
+        }
+        _ => err,
+    })
 }
 
 /// Replaces the program of a link; packets see either the old one or the new one.
@@ -168,6 +194,7 @@ pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
             LinkTarget::Cgroup(u64::from(info.words[0]) | u64::from(info.words[1]) << 32)
         }
         LINK_NETNS => LinkTarget::Netns(info.words[0]),
+        LINK_TCX => LinkTarget::Interface(info.words[0], info.words[1]),
         _ => LinkTarget::Other,
     })
 }
@@ -268,6 +295,7 @@ struct LinkInfo {
 
 const LINK_CGROUP: u32 = 3;
 const LINK_NETNS: u32 = 5;
+const LINK_TCX: u32 = 11;
 
 fn new_fd<A: Attr>(command: Command, attr: &mut A) -> io::Result<OwnedFd> {
     let fd = call(command, attr)?;

@@ -10,7 +10,8 @@ use crate::{
     maps::NOTES,
     settings,
     sock_addr::{
-        Family, GO_ON, captured_client, endpoint, fail_with, protocol, set_endpoint, socket,
+        Family, GO_ON, captured_client, endpoint, fail_with, local_port, protocol, set_endpoint,
+        socket,
     },
 };
 
@@ -32,7 +33,7 @@ fn connect(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
             Decision::Deny(Reason::ProxyPort)
         }
         (Some(client), Some(protocol)) if !wanted.address.is_loopback() => {
-            decide(program, &client, family, protocol, &wanted)
+            decide(program, &client, family, protocol, &wanted, local_port(ctx))
         }
         _ => Decision::Leave,
     };

@@ -14,8 +14,8 @@ use crate::{
     maps::{NOTES, UDP_FORWARD, UDP_REVERSE},
     settings,
     sock_addr::{
-        Client, Family, GO_ON, captured_client, endpoint, fail_with, set_endpoint, socket,
-        socket_cookie,
+        Client, Family, GO_ON, captured_client, endpoint, fail_with, local_port, set_endpoint,
+        socket, socket_cookie,
     },
 };
 
@@ -80,6 +80,7 @@ fn send(ctx: &SockAddrContext, program: Program, family: Family) -> i32 {
             protocol: PROTOCOL_UDP,
             backend,
             path: PATH_PLAIN,
+            local_port: local_port(ctx),
         });
         if let Way::Denied(reason) = way {
             return deny(ctx, (program, family), &wanted, reason);

@@ -42,6 +42,7 @@ pub(crate) fn decide(
     family: Family,
     protocol: u8,
     wanted: &Endpoint,
+    local_port: u16,
 ) -> Decision {
     let service = find_service(wanted, protocol);
     if let Some(to) = name_server(wanted) {
@@ -74,6 +75,7 @@ pub(crate) fn decide(
             protocol,
             backend,
             path,
+            local_port,
         });
     }
     let must_be_proxied = match way {
@@ -152,6 +154,7 @@ pub(crate) fn judge_name_server(
         protocol,
         backend,
         path: PATH_PROXY,
+        local_port: 0,
     }) {
         Way::Denied(reason) if reason as u32 != Reason::ProxyOnly as u32 => Way::Denied(reason),
         _ => Way::Free,

@@ -4,14 +4,14 @@
 //! judges by what the peer can prove.
 
 use tulle_abi::{
-    Address, DIRECTION_EGRESS, DIRECTION_INGRESS, ENFORCEMENT_OFF, Endpoint, IDENTITY_NONE,
-    PATH_PROXY, POD_EGRESS_ENFORCED, POD_EGRESS_PROXIED, POD_INGRESS_ENFORCED, POD_INGRESS_PROXIED,
-    PROTOCOL_TCP, PodValue, Program, Reason, SEEN_AT_CALL, VERDICT_DENY, VERDICT_PROXY,
-    VerdictEvent,
+    Address, BEGUN_BY_FAR, BEGUN_TRUSTED, DIRECTION_EGRESS, DIRECTION_INGRESS, ENFORCEMENT_OFF,
+    Endpoint, FlowKey, IDENTITY_NONE, PATH_PROXY, POD_EGRESS_ENFORCED, POD_EGRESS_PROXIED,
+    POD_INGRESS_ENFORCED, POD_INGRESS_PROXIED, PROTOCOL_TCP, PodValue, Program, Reason,
+    SEEN_AT_CALL, VERDICT_DENY, VERDICT_PROXY, VerdictEvent,
 };
 
 use crate::{
-    maps::{OWNERS, PODS},
+    maps::{FLOWS, OWNERS, PODS},
     settings,
     sock_addr::Client,
     verdict::{Question, Verdict, identity_of, look_up, tell},
@@ -37,6 +37,8 @@ pub(crate) struct Call<'a> {
     pub(crate) backend: Endpoint,
     /// One of the `PATH_` constants.
     pub(crate) path: u32,
+    /// The socket's own port, if it has one already.
+    pub(crate) local_port: u16,
 }
 
 /// Whether policy is enforced on this node.
@@ -58,6 +60,9 @@ pub(crate) fn is_proxys(port: u16) -> bool {
 /// Judges a call that leads to somebody else than the pod itself.
 #[inline(always)]
 pub(crate) fn judge(call: &Call<'_>) -> Way {
+    if is_answer(call) {
+        return Way::Free;
+    }
     let begins = match judge_egress(call) {
         Way::Denied(reason) => return Way::Denied(reason),
         way => way,
@@ -75,6 +80,27 @@ pub(crate) fn judge(call: &Call<'_>) -> Way {
     match judge_ingress(call, acceptor) {
         Way::Free => begins,
         way => way,
+    }
+}
+
+/// Whether a datagram answers somebody who was allowed to ask. The gate, which knows, sees it once more.
+#[inline(always)]
+fn is_answer(call: &Call<'_>) -> bool {
+    if call.protocol == PROTOCOL_TCP
+        || call.local_port == 0
+        || call.client.pod.flags & POD_EGRESS_ENFORCED == 0
+    {
+        return false;
+    }
+    let own = call.client.address_like(&call.backend.address);
+    let key = FlowKey {
+        pod: Endpoint::new(own, call.local_port),
+        far: call.backend,
+        protocol: u32::from(call.protocol),
+    };
+    match unsafe { FLOWS.get(key) } {
+        Some(flow) => flow.begun == BEGUN_BY_FAR || flow.begun == BEGUN_TRUSTED,
+        None => false,
     }
 }
 

@@ -18,6 +18,7 @@ mod join;
 mod judge;
 mod kernel;
 mod maps;
+mod packet;
 mod peername;
 mod settings;
 mod sk_msg;
@@ -25,6 +26,7 @@ mod sock_addr;
 mod sockops;
 mod storage;
 mod verdict;
+mod vouch;
 mod words;
 
 /// The verifier proves that no program gets here; the compiler wants the function anyway.

@@ -8,7 +8,8 @@ use tulle_abi::PodSettings;
 static POD: PodSettings = PodSettings {
     netns: 0,
     tunnel_port: 0,
-    reserved: [0; 3],
+    is_gate_inside: 0,
+    reserved: [0; 2],
 };
 
 #[inline(always)]
@@ -19,4 +20,9 @@ pub(crate) fn netns_cookie() -> u64 {
 #[inline(always)]
 pub(crate) fn tunnel_port() -> u16 {
     unsafe { core::ptr::read_volatile(&raw const POD.tunnel_port) }
+}
+
+#[inline(always)]
+pub(crate) fn is_gate_inside() -> bool {
+    unsafe { core::ptr::read_volatile(&raw const POD.is_gate_inside) != 0 }
 }

@@ -130,6 +130,12 @@ pub(crate) fn socket_cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
+/// The port of the calling socket; zero while it has none.
+#[inline(always)]
+pub(crate) fn local_port(ctx: &SockAddrContext) -> u16 {
+    unsafe { (*socket(ctx)).src_port as u16 }
+}
+
 /// The calling socket, as the storage maps want it.
 #[inline(always)]
 pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {

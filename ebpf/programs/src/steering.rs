@@ -4,10 +4,13 @@
 #![no_main]
 
 mod count;
+mod gate;
 #[path = "maps/shared.rs"]
 mod maps;
+mod packet;
 mod pod;
 mod sk_lookup;
+mod verdict;
 mod words;
 
 /// The verifier proves that no program gets here; the compiler wants the function anyway.

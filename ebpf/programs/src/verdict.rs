@@ -106,7 +106,7 @@ fn in_port_set(set: u32, question: &Question) -> Verdict {
 
 impl Verdict {
     #[inline(always)]
-    fn plain(verdict: u8) -> Self {
+    pub(crate) fn plain(verdict: u8) -> Self {
         Verdict {
             verdict,
             rule: 0,

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -45,6 +45,36 @@ pub(super) const KINDS: [Kind; 4] = [
     },
 ];
 
+/// Listening sockets of TCP.
+pub(super) const LISTENERS: [Kind; 2] = [
+    Kind {
+        family: FAMILY_V4,
+        protocol: PROTOCOL_TCP,
+        states: 1 << STATE_LISTEN,
+    },
+    Kind {
+        family: FAMILY_V6,
+        protocol: PROTOCOL_TCP,
+        states: 1 << STATE_LISTEN,
+    },
+];
+
+impl Kind {
+    /// The protocol's number.
+    pub(super) fn protocol(self) -> u8 {
+        self.protocol
+    }
+}
+
+/// A socket as the kernel tells of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SocketSeen {
+    pub(super) local: SocketAddr,
+    pub(super) far: SocketAddr,
+    /// The cgroup that it belongs to, if the kernel tells.
+    pub(super) cgroup: Option<u64>,
+}
+
 /// What became of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Destroyed {
@@ -78,21 +108,27 @@ impl Diagnosis {
         })
     }
 
-    /// The sockets of a kind whose far end is wanted, at most `limit`, and whether there were more.
+    /// The sockets of a kind that are wanted, at most `limit`, and whether there were more.
     pub(super) fn list(
         &mut self,
         kind: Kind,
         limit: usize,
-        is_wanted: impl Fn(IpAddr) -> bool,
+        mut is_wanted: impl FnMut(&SocketSeen) -> bool,
     ) -> io::Result<(Vec<Found>, bool)> {
         self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, kind, SocketId::default())?;
         let (mut found, mut is_cut) = (Vec::new(), false);
         // The list is read to its end: what is left of it would be taken for the next answer.
         self.read_answer(|message| {
-            let Some(socket) = DiagMessage::read_from_prefix(message).ok().map(|(m, _)| m) else {
+            let Ok((socket, rest)) = DiagMessage::read_from_prefix(message) else {
                 return;
             };
-            if !is_wanted(socket.id.far(socket.family)) {
+            let [local, far] = socket.id.ends(socket.family);
+            let seen = SocketSeen {
+                local,
+                far,
+                cgroup: cgroup_of(rest),
+            };
+            if !is_wanted(&seen) {
             } else if found.len() < limit {
                 found.push(Found(socket.id));
             } else {
@@ -168,6 +204,20 @@ fn outcome(message: &[u8]) -> io::Result<()> {
     }
 }
 
+/// The cgroup's id among the attributes behind a message. What does not parse ends them.
+fn cgroup_of(mut attributes: &[u8]) -> Option<u64> {
+    loop {
+        let (head, _) = <[u16; 2]>::read_from_prefix(attributes).ok()?;
+        let [len, kind] = head;
+        let len = usize::from(len);
+        let value = attributes.get(4..len)?;
+        if kind == INET_DIAG_CGROUP_ID {
+            return u64::read_from_prefix(value).ok().map(|(id, _)| id);
+        }
+        attributes = attributes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
 fn malformed() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
@@ -211,14 +261,21 @@ struct SocketId {
 }
 
 impl SocketId {
-    /// The far end's address. A dual-stack socket names an IPv4 one in its v4-mapped form.
-    fn far(&self, family: u8) -> IpAddr {
-        let [a, b, c, d, ..] = self.destination;
-        if family == FAMILY_V4 {
-            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-        } else {
-            IpAddr::V6(Ipv6Addr::from(self.destination)).to_canonical()
-        }
+    /// The near and the far end. A dual-stack socket names IPv4 ones in their v4-mapped form.
+    fn ends(&self, family: u8) -> [SocketAddr; 2] {
+        let address = |octets: [u8; 16]| {
+            let [a, b, c, d, ..] = octets;
+            if family == FAMILY_V4 {
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            } else {
+                IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+            }
+        };
+        let [near, far] = self.ports.map(u16::from_be);
+        [
+            SocketAddr::new(address(self.source), near),
+            SocketAddr::new(address(self.destination), far),
+        ]
     }
 }
 
@@ -245,11 +302,13 @@ const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 /// Of a UDP socket: connected.
 const STATE_ESTABLISHED: u32 = 1;
+const STATE_LISTEN: u32 = 10;
 /// Everything between the first packet and the last: ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
 const STATES_TCP: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;

@@ -15,7 +15,8 @@ use aya::{
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use tulle_datapath::{
-    Datapath, KernelTable, LocalConnection, Path, SockmapMode, TableChanges, WorkloadRoute,
+    Datapath, Enforcement, KernelTable, LocalConnection, Path, SockmapMode, TableChanges,
+    WorkloadRoute,
 };
 use tulle_model::Protocol;
 
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// Time and number of all runs of the programs of that name.
-fn runs(name: &str) -> Vec<(u32, Duration, u64)> {
+pub(crate) fn runs(name: &str) -> Vec<(u32, Duration, u64)> {
     loaded_programs()
         .flatten()
         .filter(|program| program.name_as_str() == Some(name))
@@ -139,6 +140,7 @@ fn every_program_stays_within_its_budget_of_verified_instructions() {
     let mut rig = Rig::new("budget");
     rig.settings.sockmap = SockmapMode::Full;
     rig.settings.dns_capture = true;
+    rig.enforcement = Enforcement::Drop;
     let datapath = rig.open();
     let pod = rig.pod();
     let _listeners = rig.capture(&datapath, &pod);
@@ -175,6 +177,9 @@ const BUDGETS: &[(&str, u32)] = &[
     ("track", 60_000),
     ("redirect", 12_000),
     ("steer", 1_000),
+    ("from_pod", 40_000),
+    ("to_pod", 40_000),
+    ("vouch", 6_000),
 ];
 
 #[test]
@@ -208,7 +213,7 @@ fn a_reader_that_fills_up_causes_no_pause() {
 }
 
 /// Nanoseconds of one run since `before`. Tests run side by side, so the program with the most runs is this test's.
-fn cost(name: &str, before: &[(u32, Duration, u64)]) -> u128 {
+pub(crate) fn cost(name: &str, before: &[(u32, Duration, u64)]) -> u128 {
     let deltas = runs(name).into_iter().map(|(id, time, count)| {
         let old = before.iter().find(|(old_id, _, _)| *old_id == id);
         let (old_time, old_count) =

@@ -13,6 +13,8 @@ mod failure;
 #[cfg(test)]
 mod figures;
 #[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod hazards;
 #[cfg(test)]
 mod inbound;
@@ -20,6 +22,8 @@ mod inbound;
 mod outbound;
 #[cfg(test)]
 mod policy;
+#[cfg(test)]
+mod policy_figures;
 #[cfg(test)]
 mod policy_table;
 #[cfg(test)]

@@ -148,6 +148,16 @@ impl Rig {
         }
     }
 
+    /// Runs in the node's own namespace.
+    pub(crate) fn on_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        in_netns(&self.node, work)
+    }
+
+    /// Gives the node an address on the pods' network.
+    pub(crate) fn give_node(&self, address: Ipv4Addr) {
+        in_netns(&self.node, || ip(&format!("addr add {address}/24 dev br0")));
+    }
+
     /// Opens the proxy's listeners in a pod and captures it.
     pub(crate) fn capture(&self, datapath: &Datapath, pod: &Pod) -> ProxyListeners {
         let listeners = pod.as_proxy(|| ProxyListeners {
@@ -199,6 +209,11 @@ impl Pod {
     /// Runs as an application of the pod.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         run_in(&self.pods_cgroup, &self.netns, work)
+    }
+
+    /// Runs in the pod's namespace as a process that left the pod's cgroup.
+    pub(crate) fn escaped<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        in_netns(&self.netns, work)
     }
 
     /// Runs as the proxy, in the pod's namespace.

@@ -6,9 +6,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use tulle_abi::{
-    Address, BLOCKS_MAX, BlockKey, COUNTERS_LEN, DIRECTS_MAX, EventRate, IDENTITIES_MAX,
-    LISTENERS_MAX, ListenerKey, POD_ADDRESSES_MAX, PODS_MAX, POLICY_MAX, PORTS_MAX, PodAddressKey,
-    PodValue, PolicyKey, PolicyState, PortKey, PortValue, TupleKey, VERDICT_EVENTS_LEN,
+    Address, BLOCKS_MAX, BlockKey, COUNTERS_LEN, DIRECTS_MAX, EventRate, FLOWS_MAX, FRAGMENTS_MAX,
+    FlowKey, FlowValue, FragmentKey, HOST_ADDRESSES_MAX, IDENTITIES_MAX, LISTENERS_MAX,
+    ListenerKey, POD_ADDRESSES_MAX, PODS_MAX, POLICY_MAX, PORTS_MAX, PodAddressKey, PodValue,
+    PolicyKey, PolicyState, PortKey, PortValue, TupleKey, VERDICT_EVENTS_LEN, VOUCHED_MAX,
     VerdictEvent,
 };
 
@@ -50,3 +51,15 @@ pub(crate) static POLICY_STATE: Array<PolicyState, 1> = Array::new();
 pub(crate) static VERDICTS: RingBuf<VerdictEvent, VERDICT_EVENTS_LEN> = RingBuf::new();
 #[btf_map]
 pub(crate) static EVENT_RATE: PerCpuArray<EventRate, 1> = PerCpuArray::new();
+/// Flows on the links of pods.
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, FlowValue, FLOWS_MAX> = LruHashMap::new();
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u32, FRAGMENTS_MAX> = LruHashMap::new();
+/// When the proxy last began or continued a flow.
+#[btf_map]
+pub(crate) static VOUCHED: LruHashMap<FlowKey, u64, VOUCHED_MAX> = LruHashMap::new();
+/// Addresses of the node itself.
+#[btf_map]
+pub(crate) static HOST_ADDRESSES: HashMap<Address, u32, HOST_ADDRESSES_MAX, ON_DEMAND> =
+    HashMap::new();
