@@ -27,7 +27,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tulle_datapath::{CapturePorts, Datapath, DatapathSettings, Enforcement, OpenDatapathError};
+use tulle_datapath::{
+    CapturePorts, Datapath, DatapathSettings, Enforcement, OpenDatapathError, ReconcileError,
+};
 use tulle_identity::{
     CaClient, CaClientConfig, MeshTls, OpenCaClientError, SVID_TTL_DEFAULT, SvidManager,
     SvidManagerSettings,
@@ -66,6 +68,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
         &datapath_settings(&config),
         config.denied,
     )?);
+    datapath
+        .set_node_addresses(&config.host_addresses.iter().copied().collect())
+        .map_err(RunError::NodeAddresses)?;
     let data = runtime::Builder::new_multi_thread()
         .thread_name("data-plane")
         .enable_all()
@@ -593,6 +598,9 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel's side does not take the node's own addresses.
+    #[error("the kernel's side does not take the node's own addresses")]
+    NodeAddresses(#[source] ReconcileError),
     /// The process is not where its configuration says.
     #[error("this process is in the cgroup {}, expected below {}: applications would not see their true peers", own.display(), expected.display())]
     OutsideCgroup {

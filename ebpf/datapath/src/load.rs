@@ -308,7 +308,7 @@ fn retry(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Progr
 }
 
 /// How often the verifier may be interrupted.
-const LOAD_TRIES_MAX: u32 = 8;
+const LOAD_TRIES_MAX: u32 = 64;
 
 fn refuse(name: &'static str) -> impl Fn(ProgramError) -> OpenDatapathError {
     move |source| OpenDatapathError::Program {

@@ -196,7 +196,7 @@ fn tell_of(call: &Call<'_>, question: &Question, verdict: &Verdict) {
             peer: question.peer,
             source: Endpoint::new(call.client.address_like(&call.backend.address), 0),
             destination: call.backend,
-            rule: verdict.rule_to_tell(),
+            rule: verdict.rule,
             direction: question.direction as u8,
             protocol: question.protocol,
             verdict: verdict.verdict,

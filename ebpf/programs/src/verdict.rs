@@ -17,10 +17,10 @@ use crate::{
 pub(crate) struct Verdict {
     /// One of the `VERDICT_` constants.
     pub(crate) verdict: u8,
-    /// The rule that said so.
+    /// The rule that said so, or that would have denied it.
     pub(crate) rule: u32,
-    /// The rule that would have denied it.
-    pub(crate) audit: u32,
+    /// It is allowed only because the rule is under audit.
+    pub(crate) is_audited: bool,
 }
 
 /// What is to be judged.
@@ -41,9 +41,28 @@ pub(crate) struct Question {
 /// Who is at an address, if the address can be believed.
 #[inline(always)]
 pub(crate) fn identity_of(address: &Address) -> u32 {
-    match unsafe { IDENTITIES.get(address) } {
+    let [a, b, c, d] = address.words;
+    policy_identity(
+        u64::from(a) | u64::from(b) << 32,
+        u64::from(c) | u64::from(d) << 32,
+    )
+}
+
+/// A function that the verifier looks at once, however many paths lead to it: so it takes and returns plain numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn policy_identity(first: u64, second: u64) -> u32 {
+    let address = Address {
+        words: [
+            first as u32,
+            (first >> 32) as u32,
+            second as u32,
+            (second >> 32) as u32,
+        ],
+    };
+    match unsafe { IDENTITIES.get(&address) } {
         Some(identity) => *identity,
-        None => block_of(address),
+        None => block_of(&address),
     }
 }
 
@@ -59,12 +78,28 @@ pub(crate) fn block_of(address: &Address) -> u32 {
 /// What the tables say.
 #[inline(always)]
 pub(crate) fn look_up(question: &Question) -> Verdict {
+    let what =
+        question.direction << 24 | u32::from(question.protocol) << 16 | u32::from(question.port);
+    let answer = policy_verdict(question.subject, question.peer, what);
+    Verdict {
+        verdict: (answer >> 32) as u8,
+        rule: answer as u32,
+        is_audited: answer >> 40 != 0,
+    }
+}
+
+/// As [`policy_identity`], looked at once: the direction, the protocol and the port are in `what`; the answer is the rule, the verdict
+/// above it, and above that whether the rule is one under audit.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn policy_verdict(subject: u32, peer: u32, what: u32) -> u64 {
+    let direction = what >> 24;
     let key = |peer| PolicyKey {
-        subject: question.subject,
-        direction: question.direction,
+        subject,
+        direction,
         peer,
     };
-    let set = match unsafe { POLICY.get(key(question.peer)) } {
+    let set = match unsafe { POLICY.get(key(peer)) } {
         Some(set) => *set,
         None => match unsafe { POLICY.get(key(IDENTITY_NONE)) } {
             Some(set) => *set,
@@ -72,36 +107,45 @@ pub(crate) fn look_up(question: &Question) -> Verdict {
         },
     };
     match set {
-        PORT_SET_ALLOW => Verdict::plain(VERDICT_ALLOW),
-        PORT_SET_DENY => Verdict::plain(VERDICT_DENY),
-        set => in_port_set(set, question),
+        PORT_SET_ALLOW => u64::from(VERDICT_ALLOW) << 32,
+        PORT_SET_DENY => u64::from(VERDICT_DENY) << 32,
+        set => in_port_set(set, (what >> 16) as u8, what as u16),
     }
 }
 
 /// The entry with the longest prefix; one for the very protocol before one for any.
 #[inline(always)]
-fn in_port_set(set: u32, question: &Question) -> Verdict {
+fn in_port_set(set: u32, protocol: u8, port: u16) -> u64 {
     let entry = |protocol| {
         let key = PortKey {
             set,
             protocol,
             reserved: 0,
-            port: question.port.to_be_bytes(),
+            port: port.to_be_bytes(),
         };
         PORTS.get(&Key::new(PORT_KEY_BITS, key))
     };
-    let exact = entry(question.protocol);
+    let exact = entry(protocol);
     if let Some(exact) = exact
         && exact.prefix_len == PORT_BITS
     {
-        return Verdict::of(exact);
+        return answer(exact);
     }
     match (exact, entry(ANY_PROTOCOL)) {
-        (Some(exact), Some(any)) if any.prefix_len > exact.prefix_len => Verdict::of(any),
-        (Some(exact), _) => Verdict::of(exact),
-        (None, Some(any)) => Verdict::of(any),
-        (None, None) => Verdict::plain(VERDICT_DENY),
+        (Some(exact), Some(any)) if any.prefix_len > exact.prefix_len => answer(any),
+        (Some(exact), _) => answer(exact),
+        (None, Some(any)) => answer(any),
+        (None, None) => u64::from(VERDICT_DENY) << 32,
     }
+}
+
+#[inline(always)]
+fn answer(entry: &PortValue) -> u64 {
+    let verdict = u64::from(entry.verdict) << 32;
+    if entry.verdict != VERDICT_DENY && entry.audit != 0 {
+        return 1 << 40 | verdict | u64::from(entry.audit);
+    }
+    verdict | u64::from(entry.rule)
 }
 
 impl Verdict {
@@ -110,33 +154,14 @@ impl Verdict {
         Verdict {
             verdict,
             rule: 0,
-            audit: 0,
-        }
-    }
-
-    #[inline(always)]
-    fn of(entry: &PortValue) -> Self {
-        Verdict {
-            verdict: entry.verdict,
-            rule: entry.rule,
-            audit: entry.audit,
+            is_audited: false,
         }
     }
 
     /// Whether somebody wants to be told of it.
     #[inline(always)]
     pub(crate) fn is_worth_telling(&self) -> bool {
-        self.verdict == VERDICT_DENY || self.audit != 0
-    }
-
-    /// The rule to name: the one that denied, or would have.
-    #[inline(always)]
-    pub(crate) fn rule_to_tell(&self) -> u32 {
-        if self.verdict == VERDICT_DENY {
-            self.rule
-        } else {
-            self.audit
-        }
+        self.verdict == VERDICT_DENY || self.is_audited
     }
 }
 
