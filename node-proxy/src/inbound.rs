@@ -6,11 +6,9 @@
 mod application;
 mod hbone;
 mod plaintext;
-mod sessions;
 
 pub(crate) use hbone::serve as serve_hbone;
 pub(crate) use plaintext::serve as serve_plaintext;
-pub(crate) use sessions::{Sessions, watch_policy};
 
 /// The name in metrics of a connection that a new policy ended.
 pub(crate) const POLICY_CHANGED: &str = "policy_changed";

@@ -1,7 +1,9 @@
 //! The node's proxy: captured connections, mTLS tunnels, DNS and admin for every pod of one node.
 //!
-//! Two halves that meet in three places only ([`published`], [`plane`], [`pod`]): the data plane moves bytes and decides from
-//! snapshots; the control side makes those snapshots (xDS, pods of the node, kernel tables) and never touches a byte of traffic.
+//! Two halves: the control side makes snapshots (xDS, pods of the node, compiled rules, kernel tables) and never touches a byte of
+//! traffic; the data plane moves bytes and decides from those snapshots ([`published`]), so that a connection waits for nobody but the
+//! rules of its own pod. What connections find out goes the other way by narrow doors: the [`health`] of endpoints, names that pods
+//! resolved ([`dns`] to [`policy`]).
 
 pub mod admin;
 pub mod config;

@@ -1,8 +1,8 @@
 //! Connections that the pod's applications open: where each goes, and over what.
 //!
 //! Decides the endpoint (the kernel's choice first, others of the same service while no byte was sent), and whether a tunnel or
-//! plain TCP leads there. It does not decide whether the peer lets the connection in, and it never falls back from a tunnel
-//! to plaintext.
+//! plain TCP leads there, after the pod's own rules were asked. It does not decide whether the peer lets the connection in, and it
+//! never falls back from a tunnel to plaintext.
 
 mod candidates;
 mod error;

@@ -22,11 +22,12 @@ pub(crate) use accept::{ConnectionLimit, accept_all};
 
 use crate::{
     http::Share,
-    inbound::{self, Sessions},
+    inbound,
     netns::{NamespaceHandle, OpenNamespaceError, SocketPurpose, SocketStock},
     outbound,
     plane::{ByteFlow, Direction, Plane, Tasks},
     pods::PodDescriptor,
+    policy::{self, Sessions},
     pump::{Joiner, PumpContext},
     tunnel::{self, Dialer, OpenTunnelError, TunnelPool},
 };
@@ -260,7 +261,7 @@ impl Pod {
                 .spawn(inbound::serve_hbone(Arc::clone(self), listener));
         }
         self.tasks
-            .spawn_servant(inbound::watch_policy(Arc::clone(self)));
+            .spawn_servant(policy::watch_policy(Arc::clone(self)));
         self.tasks.spawn_servant(Arc::clone(self).keep_house());
     }
 

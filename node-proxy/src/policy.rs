@@ -11,6 +11,7 @@ mod keeper;
 mod learner;
 mod metrics;
 mod names;
+mod sessions;
 mod tables;
 
 pub(crate) use judge::Judge;
@@ -19,3 +20,4 @@ pub use keeper::{PolicyKeeper, PolicyStatus, PolicyTables};
 pub use learner::{Learned, NameLearner};
 pub use metrics::PolicyMetrics;
 pub use names::CompiledNames;
+pub(crate) use sessions::{SessionGuard, Sessions, watch_policy};

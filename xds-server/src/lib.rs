@@ -2,6 +2,7 @@
 //!
 //! A fact goes one way: `source` → `catalog` (what the objects mean) → `merge` (one view of all clusters) → `snapshot`
 //! (encoded once) → `ads` (to each node); and from `catalog` → `store` (to other clusters), whose like `remotes` reads back.
+//! `cilium` stands in for `store` and `remotes` where the other cluster is Cilium's; `management` is what operators ask and order.
 //! `world` owns the state, everything else holds immutable snapshots of it.
 
 pub mod admin;

@@ -1,7 +1,8 @@
 //! Which endpoints of a service may serve a client.
 //!
-//! Decides from where the client is, how the service is shared, and what is known of each endpoint's health. Picking one of
-//! the endpoints for a connection is not decided here, and nothing here opens a connection or knows the time.
+//! Decides from where the client is, how the service is shared, and what is known of each endpoint's health; when a failed endpoint is
+//! ejected and for how long; and how Maglev spreads a service over its endpoints. Picking one of the endpoints for a connection is not
+//! decided here, and nothing here opens a connection or knows the time: it is told.
 
 pub mod health;
 pub mod maglev;

@@ -5,12 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tulle_policy::compiled::Outcome;
 
-use super::{DENIED, POLICY_CHANGED, application, sessions::SessionGuard};
+use super::{DENIED, POLICY_CHANGED, application};
 use crate::{
     judged::{Client, carry_plain},
     plane::{Direction, InboundMode, Security},
     pod::{ConnectionLimit, Pod, accept_all},
-    policy::Judge,
+    policy::{Judge, SessionGuard},
     pump::AppSocket,
 };
 

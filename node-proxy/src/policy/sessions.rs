@@ -1,4 +1,7 @@
-//! The connections that are open now, so that a new policy reaches them too.
+//! The connections that are open now, in both directions, so that a new policy reaches them too.
+//!
+//! Whatever changed, each is asked about again: a verdict costs a few look-ups, and what might be left out would be a connection that
+//! outlives its permission (with ztunnel only inbound ones are looked at again).
 
 use std::{
     collections::HashMap,
@@ -9,7 +12,8 @@ use std::{
 use tokio::sync::Notify;
 use tulle_policy::compiled::{Because, Outcome, Verdict};
 
-use crate::{pod::Pod, policy::Judge};
+use super::Judge;
+use crate::pod::Pod;
 
 /// The open connections of one pod that policy speaks of.
 #[derive(Debug, Default)]
