@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     num::NonZero,
     os::fd::OwnedFd,
     thread,
@@ -18,9 +18,9 @@ use rustix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{BLOCK_LEN, ECHO, SINK};
+use super::{BLOCK_LEN, ECHO, ONCE, ONCE_LEN, SINK, SOURCE};
 
-/// Serves loads at `address` until the process is killed.
+/// Serves loads at `address`, by TCP and by UDP, until the process is killed.
 ///
 /// # Errors
 /// When the address cannot be bound, or the kernel gives no event loop.
@@ -29,17 +29,36 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
     let workers = (0..count)
         .map(|_| Worker::new(address))
         .collect::<io::Result<Vec<_>>>()?;
+    let datagrams = UdpSocket::bind(address)?;
     thread::scope(|scope| {
-        let threads: Vec<_> = workers
+        let mut threads: Vec<_> = workers
             .into_iter()
             .map(|mut worker| scope.spawn(move || worker.run()))
             .collect();
+        threads.push(scope.spawn(move || return_datagrams(&datagrams)));
         threads.into_iter().try_for_each(|thread| {
             thread
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
         })
     })
+}
+
+fn return_datagrams(socket: &UdpSocket) -> io::Result<()> {
+    let mut block = vec![0; DATAGRAM_LEN_MAX];
+    loop {
+        match socket.recv_from(&mut block) {
+            Ok((len, from)) => {
+                // A client that has gone away is no reason to end.
+                socket
+                    .send_to(block.get(..len).unwrap_or_default(), from)
+                    .ok();
+            }
+            // What ICMP says about an earlier answer.
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// One event loop.
@@ -55,8 +74,10 @@ struct Worker {
 struct Connection {
     stream: TcpStream,
     kind: Option<u8>,
-    /// Bytes that came (sink).
+    /// Bytes that came.
     total: u64,
+    /// Bytes still to be made up and sent (source).
+    owed: u64,
     /// Bytes that wait to be written; nothing is read meanwhile.
     pending: Vec<u8>,
     /// After the pending bytes it is over.
@@ -130,6 +151,7 @@ impl Worker {
                 stream,
                 kind: None,
                 total: 0,
+                owed: 0,
                 pending: Vec::new(),
                 is_last: false,
             };
@@ -141,7 +163,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(&id) else {
             return Ok(());
         };
-        let had_pending = !connection.pending.is_empty();
+        let had_pending = !connection.pending.is_empty() || connection.owed > 0;
         // A client that breaks off ends its connection, not the server.
         let wants = connection.step(&mut self.block).unwrap_or(Wants::Nothing);
         let data = EventData::new_u64(id);
@@ -166,6 +188,16 @@ impl Connection {
             if !self.pending.is_empty() {
                 match self.stream.write(&self.pending) {
                     Ok(len) => drop(self.pending.drain(..len)),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Wants::Room),
+                    Err(e) => return Err(e),
+                }
+                continue;
+            }
+            if self.owed > 0 {
+                let wanted = usize::try_from(self.owed).unwrap_or(usize::MAX);
+                let piece = block.get(..wanted.min(block.len())).unwrap_or_default();
+                match self.stream.write(piece) {
+                    Ok(len) => self.owed -= len as u64,
                     Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Wants::Room),
                     Err(e) => return Err(e),
                 }
@@ -202,17 +234,30 @@ impl Connection {
         };
         match kind {
             _ if bytes.is_empty() => {}
-            ECHO => match self.stream.write(bytes) {
-                Ok(len) => self
-                    .pending
-                    .extend_from_slice(bytes.get(len..).unwrap_or_default()),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.pending.extend_from_slice(bytes);
-                }
-                Err(e) => return Err(e),
-            },
+            ECHO => self.give_back(bytes)?,
+            ONCE => {
+                self.total += bytes.len() as u64;
+                self.give_back(bytes)?;
+                self.is_last = self.total >= ONCE_LEN as u64;
+            }
             SINK => self.total += bytes.len() as u64,
+            // The client writes the eight bytes at once, behind the first.
+            SOURCE => {
+                let len = <[u8; 8]>::try_from(bytes).map_err(io::Error::other)?;
+                self.owed = u64::from_be_bytes(len);
+            }
             other => return Err(io::Error::other(format!("unknown load {other}"))),
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.stream.write(bytes) {
+            Ok(len) => self
+                .pending
+                .extend_from_slice(bytes.get(len..).unwrap_or_default()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => self.pending.extend_from_slice(bytes),
+            Err(e) => return Err(e),
         }
         Ok(())
     }
@@ -223,3 +268,4 @@ const LISTENER: u64 = 0;
 const EVENTS_LEN: usize = 256;
 /// A burst of clients must not wait for retransmissions of their SYN.
 const BACKLOG: i32 = 4096;
+const DATAGRAM_LEN_MAX: usize = 65_535;
