@@ -1,20 +1,38 @@
 //! The measurements: builds the programs, runs the bench program, which fills the table of README.md, or the one that simulates a
 //! large mesh.
 
-use std::time::Duration;
+use std::{
+    path::{self, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::{lock::RunLock, say, setup, workspace::Workspace};
+use crate::{lock::RunLock, process::Run, say, setup, workspace::Workspace};
 
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 const BENCH_LIMIT: Duration = Duration::from_mins(60);
 
+/// What must not get worse.
+const BASELINE: &str = "tests/bench/baseline.json";
+
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Measure a mesh of full size instead: 255 clusters, 10,000 services, 100,000 endpoints (`-- --help` shows its arguments)
+    /// Only these parts (several: repeat, or separate by commas; `-- --list` names them)
+    #[arg(long, value_delimiter = ',')]
+    filter: Vec<String>,
+    /// At most 90 seconds: small loads, and only those that say most
     #[arg(long)]
+    quick: bool,
+    /// Compare a few ratios and counts with `tests/bench/baseline.json`, and fail when one is worse
+    #[arg(long, conflicts_with_all = ["filter", "quick"])]
+    gate: bool,
+    /// Write all figures into this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure a mesh of full size instead: 255 clusters, 10,000 services, 100,000 endpoints (`-- --help` shows its arguments)
+    #[arg(long, conflicts_with_all = ["filter", "quick", "gate", "json"])]
     scale: bool,
     /// Further arguments for the bench program
     #[arg(last = true)]
@@ -38,15 +56,34 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .run()?;
     setup::clean_lab(workspace)?;
     say::heading("measurements");
-    workspace
-        .cargo()
-        .args(["run", "--release", "--quiet", "--package", "tulle-e2e"])
-        .args(["--bin", "bench", "--", "--readme"])
-        .arg(workspace.root().join("README.md"))
-        .args(&options.arguments)
+    arguments(workspace, options)?
         .env("TULLE_BIN_DIR", workspace.programs())
         .limit(BENCH_LIMIT)
         .run()
+}
+
+fn arguments(workspace: &Workspace, options: &Options) -> Result<Run> {
+    let mut run = Run::new(workspace.programs().join("bench"))
+        .folder(workspace.root())
+        .arg("--chart")
+        .arg(workspace.target().join("bench"));
+    for part in &options.filter {
+        run = run.args(["--filter", part]);
+    }
+    if options.quick {
+        run = run.arg("--quick");
+    }
+    if let Some(file) = &options.json {
+        // The program runs in the repository's folder, and the user may be elsewhere.
+        run = run.arg("--json").arg(path::absolute(file)?);
+    }
+    if options.gate {
+        run = run.arg("--gate").arg(workspace.root().join(BASELINE));
+    } else if !options.quick && options.filter.is_empty() {
+        // Only a whole run may speak for the project.
+        run = run.arg("--readme").arg(workspace.root().join("README.md"));
+    }
+    Ok(run.args(&options.arguments))
 }
 
 fn run_scale(workspace: &Workspace, options: &Options) -> Result<()> {

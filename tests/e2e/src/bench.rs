@@ -1,16 +1,22 @@
-//! The measurements: direct TCP and the mesh side by side, in one run on one machine.
+//! The measurements: direct TCP and the mesh side by side in one run.
 //!
-//! Decides what is measured and in which order. Both rigs stand at once and take turns load by load, so that whatever else the
-//! machine does touches both alike. A load that fails ends the run: a figure is what was seen, never a guess.
+//! Decides which parts are measured, in which order, and how often. All rigs stand at once and take turns load by load, so that whatever
+//! else the machine does touches all alike. A part that cannot be measured is told by name and leaves no figure: nothing is estimated.
 
+mod chart;
+mod elf;
 mod figure;
+mod gate;
 mod machine;
-mod memory;
+mod part;
+mod parts;
+mod place;
 mod proxy;
 mod readme;
 mod report;
 mod samples;
 mod stage;
+mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -22,14 +28,19 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use self::{
-    figure::{Figure, LOADS, Load},
-    machine::Machine,
-    proxy::Proxy,
-    samples::Samples,
-    stage::{PATHS, Stage},
+pub use self::{
+    chart::write_charts,
+    gate::{Baseline, Verdict},
+    readme::write_table,
+    report::Report,
 };
-pub use self::{readme::write_table, report::Report};
+use self::{
+    machine::Machine,
+    part::Part,
+    place::{Path, Place},
+    samples::Samples,
+    stage::Stage,
+};
 
 /// How the measurements are made.
 #[derive(Debug, Clone)]
@@ -37,17 +48,21 @@ pub struct Settings {
     /// How often each load runs on each path of each rig, at most.
     pub rounds: usize,
     /// How long each load runs.
-    pub seconds: u64,
-    /// How many idle connections the node proxies' memory is measured with.
-    pub connections: usize,
+    pub length: Duration,
+    /// Small loads, and only those that say most.
+    pub quick: bool,
+    /// The parts to measure, by name; all if none is named.
+    pub filter: Vec<String>,
     /// The node proxies' sockmap mode, if not their default.
     pub sockmap: Option<String>,
-    /// No round begins that would end later than this after the start.
+    /// Nothing begins that would end later than this after the start.
     pub limit: Duration,
     /// The load program.
     pub load: PathBuf,
     /// Where `node-proxy`, `xds-server` and `tulle` lie.
     pub binaries: PathBuf,
+    /// Only what the gate looks at.
+    pub gate: bool,
 }
 
 /// What carries a load.
@@ -56,134 +71,129 @@ enum Mode {
     /// Plain routing.
     Direct,
     /// The mesh.
-    Mesh,
+    Tulle,
 }
 
-/// Both rigs.
-struct Stages {
-    direct: Stage,
-    mesh: Stage,
+/// Something that was to be measured and could not be.
+#[derive(Debug, Clone)]
+struct Failure {
+    part: &'static str,
+    path: Path,
+    mode: Mode,
+    reason: String,
 }
 
-/// Brings both rigs up, measures, takes them down; `say` gets a line for each step.
+/// The names of all parts, for `--filter`.
+pub fn part_names() -> Vec<&'static str> {
+    let mut names: Vec<_> = parts::all().iter().map(|part| part.name()).collect();
+    names.dedup();
+    names
+}
+
+/// Brings the rigs up, measures, takes them down; `say` gets a line for each step.
 ///
 /// # Errors
-/// When a rig does not come up, or with the first load that fails.
+/// When a rig does not come up, or the filter names no part.
 pub fn run(settings: &Settings, say: &mut dyn FnMut(&str)) -> Result<Report> {
     ensure!(settings.rounds > 0, "at least one round is needed");
-    ensure!(settings.seconds > 0, "a load needs at least one second");
+    ensure!(!settings.length.is_zero(), "a load needs some time");
+    let parts = parts::chosen(settings)?;
     let begun = Instant::now();
     let machine = Machine::look()?;
     say(&format!("machine: {machine}"));
-    let stages = Stages {
-        direct: Stage::up(Mode::Direct, settings)?,
-        mesh: Stage::up(Mode::Mesh, settings)?,
+    let mut run = Run {
+        settings,
+        stages: vec![
+            Stage::up(Mode::Direct, settings)?,
+            Stage::up(Mode::Tulle, settings)?,
+        ],
+        begun,
+        samples: Samples::default(),
+        failures: Vec::new(),
+        cut: Vec::new(),
     };
-    say(&format!(
-        "both rigs stand after {:.0} s",
-        begun.elapsed().as_secs_f64()
-    ));
-    // Before the loads, which leave the proxies with more memory than an idle one has.
-    let memory = memory::measure(&stages.mesh, settings)?;
-    for proxy in &memory {
-        say(&proxy.to_string());
-    }
-    let mut samples = Samples::default();
-    let mut rounds = 0;
-    let mut longest = Duration::ZERO;
-    while rounds < settings.rounds {
-        if rounds > 0 && begun.elapsed() + longest > settings.limit {
-            say("the time is used up");
-            break;
-        }
-        let round = Instant::now();
-        measure_round(&stages, settings, rounds, &mut samples)?;
-        longest = longest.max(round.elapsed());
-        rounds += 1;
-        say(&format!(
-            "round {rounds} took {:.0} s",
-            round.elapsed().as_secs_f64()
-        ));
-    }
+    let elapsed = begun.elapsed().as_secs_f64();
+    say(&format!("the rigs stand after {elapsed:.0} s"));
+    run.measure(&parts, say);
     Ok(Report {
-        machine,
+        machine: machine.after()?,
         settings: settings.clone(),
-        rounds,
         elapsed: begun.elapsed(),
-        samples,
-        memory,
+        samples: run.samples,
+        failures: run.failures,
+        cut: run.cut,
     })
 }
 
-fn measure_round(
-    stages: &Stages,
-    settings: &Settings,
-    round: usize,
-    samples: &mut Samples,
-) -> Result<()> {
-    // Who comes first changes, so that neither always runs on the caches that the other has left.
-    let order = match round % 2 {
-        0 => [Mode::Direct, Mode::Mesh],
-        _ => [Mode::Mesh, Mode::Direct],
-    };
-    for path in 0..PATHS.len() {
-        for load in LOADS {
-            for mode in order {
-                for (figure, of, value) in measure(stages, settings, path, load, mode)? {
-                    samples.add(path, figure, of, value);
+/// A run under way.
+struct Run<'a> {
+    settings: &'a Settings,
+    stages: Vec<Stage>,
+    begun: Instant,
+    samples: Samples,
+    failures: Vec<Failure>,
+    /// The parts that got fewer rounds than wanted for want of time.
+    cut: Vec<&'static str>,
+}
+
+impl Run<'_> {
+    fn measure(&mut self, parts: &[Box<dyn Part>], say: &mut dyn FnMut(&str)) {
+        let most = parts.iter().map(|part| part.rounds(self.settings)).max();
+        for round in 0..most.unwrap_or(0) {
+            let begun = Instant::now();
+            for part in parts {
+                if round < part.rounds(self.settings) {
+                    self.measure_part(part.as_ref(), round, say);
+                }
+            }
+            let took = begun.elapsed().as_secs_f64();
+            say(&format!("round {} took {took:.0} s", round + 1));
+        }
+    }
+
+    fn measure_part(&mut self, part: &dyn Part, round: usize, say: &mut dyn FnMut(&str)) {
+        for path in part.paths(self.settings) {
+            if self.begun.elapsed() > self.settings.limit {
+                if !self.cut.contains(&part.name()) {
+                    self.cut.push(part.name());
+                }
+                return;
+            }
+            let mut order: Vec<usize> = (0..self.stages.len()).collect();
+            // Who comes first changes, so that none always runs on the caches that another has left.
+            let turn = round % order.len().max(1);
+            order.rotate_left(turn);
+            for stage in order.into_iter().filter_map(|at| self.stages.get(at)) {
+                let mode = stage.mode();
+                let has_failed = self.failures.iter().any(|failure| {
+                    failure.part == part.name() && failure.path == *path && failure.mode == mode
+                });
+                if has_failed || (part.needs_proxy() && mode == Mode::Direct) {
+                    continue;
+                }
+                let place = Place::new(self.settings, stage, *path);
+                match part.measure(&place) {
+                    Ok(seen) => self.samples.extend(part.name(), *path, mode, seen),
+                    Err(error) => {
+                        say(&format!("{}, {path}, {mode}: {error:#}", part.name()));
+                        self.failures.push(Failure {
+                            part: part.name(),
+                            path: *path,
+                            mode,
+                            reason: format!("{error:#}"),
+                        });
+                    }
                 }
             }
         }
     }
-    Ok(())
 }
 
-fn measure(
-    stages: &Stages,
-    settings: &Settings,
-    path: usize,
-    load: Load,
-    mode: Mode,
-) -> Result<Vec<(Figure, Mode, f64)>> {
-    let proxies = stages.mesh.proxies(path)?;
-    let before = processor_times(&proxies)?;
-    let begun = Instant::now();
-    let stage = match mode {
-        Mode::Direct => &stages.direct,
-        Mode::Mesh => &stages.mesh,
-    };
-    let answer = stage.run(settings, path, load)?;
-    let elapsed = begun.elapsed().as_secs_f64();
-    let spent = processor_times(&proxies)?
-        .into_iter()
-        .zip(before)
-        .map(|(after, before)| after.saturating_sub(before).as_secs_f64());
-    let mut figures: Vec<(Figure, Mode, f64)> = load
-        .figures(&answer)?
-        .into_iter()
-        .map(|(figure, value)| (figure, mode, value))
-        .collect();
-    match (mode, load.bytes(&answer)) {
-        // What the proxies do while nothing passes them is also part of what they use under load: the reader has to know it.
-        (Mode::Direct, _) => figures.extend(
-            [Figure::IdleProcessorOfClient, Figure::IdleProcessorOfServer]
-                .into_iter()
-                .zip(spent)
-                .map(|(figure, spent)| (figure, Mode::Mesh, spent / elapsed)),
-        ),
-        (Mode::Mesh, Some(bytes)) => figures.extend(
-            [Figure::ProcessorOfClient, Figure::ProcessorOfServer]
-                .into_iter()
-                .zip(spent)
-                .map(|(figure, spent)| (figure, Mode::Mesh, spent / (bytes / GIGABYTE))),
-        ),
-        (Mode::Mesh, None) => {}
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Direct => "direct",
+            Mode::Tulle => "Tulle",
+        })
     }
-    Ok(figures)
 }
-
-fn processor_times(proxies: &[Proxy]) -> Result<Vec<Duration>> {
-    proxies.iter().map(Proxy::processor_time).collect()
-}
-
-const GIGABYTE: f64 = 1e9;

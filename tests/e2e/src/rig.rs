@@ -226,7 +226,7 @@ pub fn sum_of(metrics: &str, name: &str, labels: &[impl AsRef<str>]) -> u64 {
 }
 
 /// Where a node proxy answers questions, in its node's namespace.
-const PROXY_ADMIN_PORT: u16 = 15000;
+pub const PROXY_ADMIN_PORT: u16 = 15000;
 /// How long an answer on one machine may take.
 const HTTP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a pod may take to become ready.

@@ -3,57 +3,63 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tulle_lab::Lab;
 
 /// A node proxy that runs.
 #[derive(Debug)]
 pub(super) struct Proxy {
-    pub(super) node: &'static str,
-    process: i32,
+    pub(super) side: &'static str,
+    pub(super) process: i32,
 }
 
-/// How much memory a process has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Memory {
-    /// Everything that is resident, the program's own file included.
-    pub(super) resident: u64,
-    /// The part that no file backs.
-    pub(super) anonymous: u64,
+/// How much of the machine a process holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Holdings {
+    /// All memory that is resident, the program's own file included, in bytes.
+    pub(super) resident: f64,
+    pub(super) descriptors: f64,
+    pub(super) threads: f64,
 }
 
 impl Proxy {
-    /// The proxy of a node.
-    pub(super) fn of(lab: &Lab, node: &'static str) -> Result<Proxy> {
-        let process = lab.process(&format!("{node}/node-proxy"))?;
-        let process = process.with_context(|| format!("the node proxy of {node} does not run"))?;
-        Ok(Proxy { node, process })
-    }
-
-    /// How much memory it has now, in bytes.
-    pub(super) fn memory(&self) -> Result<Memory> {
-        let text = self.read("status")?;
-        let bytes = |key| {
-            let value = field(&text, key).with_context(|| format!("{}: no {key}", self.node))?;
-            anyhow::Ok(value * KIB)
+    pub(super) fn holdings(&self) -> Result<Holdings> {
+        let status = self.read("status")?;
+        let value = |key| {
+            let value = field(&status, key);
+            let value = value.with_context(|| format!("the {}'s proxy: no {key}", self.side))?;
+            anyhow::Ok(value as f64)
         };
-        Ok(Memory {
-            resident: bytes("VmRSS:")?,
-            anonymous: bytes("RssAnon:")?,
+        let files = self.path("fd");
+        let descriptors = fs::read_dir(&files).with_context(|| files.clone())?.count();
+        Ok(Holdings {
+            resident: value("VmRSS:")? * KIB,
+            descriptors: descriptors as f64,
+            threads: value("Threads:")?,
         })
     }
 
     /// How much processor time it has used in its life.
     pub(super) fn processor_time(&self) -> Result<Duration> {
-        let text = self.read("stat")?;
-        let ticks =
-            ticks(&text).with_context(|| format!("{}: unreadable stat: {text}", self.node))?;
-        Ok(Duration::from_millis(ticks * TICK_MILLIS))
+        // Its cgroup is its own and counts in microseconds; `/proc/PID/stat` would in hundredths of a second.
+        let cgroup = self.read("cgroup")?;
+        let folder = cgroup
+            .lines()
+            .find_map(|line| line.strip_prefix("0::"))
+            .context("the proxy is in no cgroup of version 2")?;
+        let mounts = fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
+        let root = cgroup_root(&mounts).context("no cgroup of version 2 is mounted")?;
+        let path = format!("{root}{folder}/cpu.stat");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let micros = field(&text, "usage_usec").with_context(|| path)?;
+        Ok(Duration::from_micros(micros))
     }
 
     fn read(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.process);
-        fs::read_to_string(&path)
-            .with_context(|| format!("the node proxy of {}: {path}", self.node))
+        let path = self.path(file);
+        fs::read_to_string(&path).with_context(|| format!("the {}'s proxy: {path}", self.side))
+    }
+
+    fn path(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.process)
     }
 }
 
@@ -63,16 +69,13 @@ pub(super) fn field(text: &str, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// User and system time in `/proc/PID/stat`; the program's name before them may hold blanks and brackets.
-pub(super) fn ticks(stat: &str) -> Option<u64> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_whitespace().skip(FIELDS_BEFORE_TIMES);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+/// Where cgroups of version 2 are mounted.
+fn cgroup_root(mounts: &str) -> Option<&str> {
+    mounts.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let path = words.next()?;
+        (words.next()? == "cgroup2").then_some(path)
+    })
 }
 
-const KIB: u64 = 1024;
-/// The kernel counts in hundredths of a second towards programs, whatever its own clock does (`USER_HZ`).
-const TICK_MILLIS: u64 = 10;
-const FIELDS_BEFORE_TIMES: usize = 11;
+const KIB: f64 = 1024.0;

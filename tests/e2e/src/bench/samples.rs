@@ -2,11 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use super::{Mode, figure::Figure};
+use super::{
+    Mode,
+    figure::{Figure, Sample},
+    place::Path,
+};
 
-/// All samples of a run, by path, figure and mode.
+/// All samples of a run, in the order in which their figures first came.
 #[derive(Debug, Default)]
-pub(super) struct Samples(BTreeMap<(usize, Figure), BTreeMap<Mode, Vec<f64>>>);
+pub(super) struct Samples(Vec<Series>);
+
+/// The samples of one figure on one path.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) part: &'static str,
+    pub(super) path: Path,
+    pub(super) figure: Figure,
+    values: BTreeMap<Mode, Vec<f64>>,
+}
 
 /// The middle and the ends of some samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,43 +30,64 @@ pub(super) struct Spread {
 }
 
 impl Samples {
-    pub(super) fn add(&mut self, path: usize, figure: Figure, mode: Mode, value: f64) {
-        self.0
-            .entry((path, figure))
-            .or_default()
-            .entry(mode)
-            .or_default()
-            .push(value);
+    pub(super) fn extend(
+        &mut self,
+        part: &'static str,
+        path: Path,
+        mode: Mode,
+        seen: impl IntoIterator<Item = Sample>,
+    ) {
+        for (figure, value) in seen {
+            self.add(part, path, mode, figure, value);
+        }
     }
 
-    /// The figures of a path, in the order of the table.
-    pub(super) fn figures(&self, path: usize) -> impl Iterator<Item = Figure> {
-        self.0
-            .keys()
-            .filter(move |(of, _)| *of == path)
-            .map(|(_, figure)| *figure)
+    fn add(&mut self, part: &'static str, path: Path, mode: Mode, figure: Figure, value: f64) {
+        let of = |series: &Series| {
+            series.part == part && series.path == path && series.figure.name == figure.name
+        };
+        let at = self.0.iter().position(of).unwrap_or_else(|| {
+            self.0.push(Series {
+                part,
+                path,
+                figure,
+                values: BTreeMap::new(),
+            });
+            self.0.len() - 1
+        });
+        if let Some(series) = self.0.get_mut(at) {
+            series.values.entry(mode).or_default().push(value);
+        }
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &Series> {
+        self.0.iter()
+    }
+
+    /// The series of a figure, by the names that the report uses.
+    pub(super) fn find(&self, part: &str, path: &str, figure: &str) -> Option<&Series> {
+        self.0.iter().find(|series| {
+            series.part == part && series.path.to_string() == path && series.figure.name == figure
+        })
+    }
+}
+
+impl Series {
     /// The samples in the order in which they were taken.
-    pub(super) fn values(&self, path: usize, figure: Figure, mode: Mode) -> &[f64] {
-        let modes = self.0.get(&(path, figure));
-        modes
-            .and_then(|modes| modes.get(&mode))
-            .map_or(&[], Vec::as_slice)
+    pub(super) fn values(&self, mode: Mode) -> &[f64] {
+        self.values.get(&mode).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn spread(&self, path: usize, figure: Figure, mode: Mode) -> Option<Spread> {
-        Spread::of(self.values(path, figure, mode))
+    pub(super) fn spread(&self, mode: Mode) -> Option<Spread> {
+        Spread::of(self.values(mode))
     }
 
-    /// The mesh's value per direct value, round by round: both ran within seconds of each other, so the machine's moods cancel.
-    pub(super) fn ratio(&self, path: usize, figure: Figure) -> Option<Spread> {
-        let direct = self.values(path, figure, Mode::Direct);
-        let mesh = self.values(path, figure, Mode::Mesh);
-        let ratios: Vec<f64> = mesh
-            .iter()
-            .zip(direct)
-            .map(|(mesh, direct)| mesh / direct)
+    /// One mode's value per another's, round by round: both ran within seconds of each other, so the machine's moods cancel.
+    pub(super) fn ratio(&self, mode: Mode, to: Mode) -> Option<Spread> {
+        let pairs = self.values(mode).iter().zip(self.values(to));
+        let ratios: Vec<f64> = pairs
+            .filter(|(_, to)| **to > 0.0)
+            .map(|(value, to)| value / to)
             .collect();
         Spread::of(&ratios)
     }

@@ -1,52 +1,30 @@
 //! A rig with the servers and the client of the measurements.
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    process::{Child, Output},
+    fs::File,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd as _,
+    path::Path as FilePath,
+    process::{Child, Command, Output},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tulle_lab::{BUILT_IN, DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions, wait_until};
 
-use super::{Mode, Settings, figure::Load, proxy::Proxy};
-use crate::rig::{READY_DEADLINE, streams};
-
-/// Where a server is, seen from the client.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) path: &'static str,
-    cluster: &'static str,
-    node: &'static str,
-}
-
-/// The paths that are measured.
-pub(super) const PATHS: [Place; 3] = [
-    Place {
-        path: "same node",
-        cluster: CLIENT_CLUSTER,
-        node: CLIENT_NODE,
-    },
-    Place {
-        path: "two nodes",
-        cluster: CLIENT_CLUSTER,
-        node: "koornacht-worker2",
-    },
-    Place {
-        path: "two clusters",
-        cluster: "tion",
-        node: "tion-worker",
-    },
-];
-/// The path between two nodes of one cluster.
-pub(super) const TWO_NODES: usize = 1;
+use super::{
+    Mode, Settings,
+    place::{PATHS, Path},
+    proxy::Proxy,
+};
+use crate::rig::{PROXY_ADMIN_PORT, READY_DEADLINE, http_get, streams, sum_of};
 
 /// A rig that is up, with a server for each path.
 #[derive(Debug)]
 pub(super) struct Stage {
-    lab: Lab,
+    pub(super) lab: Lab,
     mode: Mode,
     servers: Vec<SocketAddr>,
     _down: DownGuard,
@@ -72,94 +50,133 @@ impl Stage {
             _down: down,
         };
         stage.create_pod(CLIENT_CLUSTER, CLIENT_NODE, CLIENT, &["sleep", "100000"])?;
-        for (index, place) in PATHS.iter().enumerate() {
-            let name = format!("server-{index}");
+        for path in PATHS {
+            let name = server_name(path);
             let load = text(&settings.load)?;
             let listen = format!("0.0.0.0:{PORT}");
-            stage.create_pod(place.cluster, place.node, &name, &[load, "serve", &listen])?;
-            let address = stage.address(place.cluster, &name)?;
+            let (cluster, node) = (path.cluster(), path.node());
+            stage.create_pod(cluster, node, &name, &[load, "serve", &listen])?;
+            let address = stage.address(cluster, &name)?;
             stage.servers.push(SocketAddr::new(address, PORT));
         }
-        for index in 0..PATHS.len() {
-            stage.prove(settings, index)?;
+        if mode != Mode::Direct {
+            for cluster in [CLIENT_CLUSTER, OTHER_CLUSTER] {
+                stage.lab.apply_text(cluster, POLICY)?;
+            }
+        }
+        for path in PATHS {
+            stage.prove(settings, path)?;
         }
         Ok(stage)
     }
 
-    /// Runs a load on a path and returns what it printed.
-    pub(super) fn run(&self, settings: &Settings, path: usize, load: Load) -> Result<Value> {
-        let (word, mut more) = load.arguments();
-        more.extend(["--seconds".to_owned(), settings.seconds.to_string()]);
-        let child = self.start(settings, path, word, &more)?;
-        let limit = Duration::from_secs(settings.seconds) + LOAD_OVERTIME;
-        let what = || format!("{}, {}, {load:?}", self.mode.rig(), PATHS[path].path);
-        let output = finish(child, limit).with_context(what)?;
-        serde_json::from_slice(&output.stdout).with_context(what)
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
     }
 
-    /// Starts idle connections; they end when the child's standard input does.
-    pub(super) fn hold(&self, settings: &Settings, path: usize, count: usize) -> Result<Child> {
-        self.start(
-            settings,
-            path,
-            "hold",
-            &["--connections".to_owned(), count.to_string()],
-        )
+    /// Where the server of a path listens.
+    pub(super) fn server(&self, path: Path) -> Result<SocketAddr> {
+        let server = self.servers.get(path.index()).copied();
+        server.with_context(|| format!("there is no server for {path}"))
+    }
+
+    /// Starts the load program beside the client.
+    pub(super) fn start_load(&self, settings: &Settings, arguments: &[&str]) -> Result<Child> {
+        self.start(&[&[text(&settings.load)?], arguments].concat())
+    }
+
+    /// Starts a program in the client's pod.
+    pub(super) fn start(&self, command: &[&str]) -> Result<Child> {
+        self.start_in(CLIENT, command)
+    }
+
+    /// Starts a program in a pod of the client's cluster.
+    pub(super) fn start_in(&self, pod: &str, command: &[&str]) -> Result<Child> {
+        let target = format!("pod/{pod}");
+        Ok(self.lab.spawn(CLIENT_CLUSTER, &target, command)?)
     }
 
     /// The proxies of a path: the client's, then the server's if that is another one.
-    pub(super) fn proxies(&self, path: usize) -> Result<Vec<Proxy>> {
-        let mut nodes = vec![CLIENT_NODE, PATHS[path].node];
-        nodes.dedup();
+    pub(super) fn proxies(&self, path: Path) -> Result<Vec<Proxy>> {
+        if self.mode == Mode::Direct {
+            return Ok(Vec::new());
+        }
+        let mut nodes = vec![("client", CLIENT_NODE), ("server", path.node())];
+        nodes.dedup_by_key(|(_, node)| *node);
         nodes
             .into_iter()
-            .map(|node| Proxy::of(&self.lab, node))
+            .map(|(side, node)| {
+                let process = self.proxy_process(node)?;
+                Ok(Proxy { side, process })
+            })
             .collect()
     }
 
-    fn start(
-        &self,
-        settings: &Settings,
-        path: usize,
-        word: &str,
-        more: &[String],
-    ) -> Result<Child> {
-        let server = self.servers[path].to_string();
-        let mut command = vec![text(&settings.load)?, word, &server];
-        command.extend(more.iter().map(String::as_str));
-        Ok(self
-            .lab
-            .spawn(CLIENT_CLUSTER, &format!("pod/{CLIENT}"), &command)?)
+    fn proxy_process(&self, node: &str) -> Result<i32> {
+        let process = self.lab.process(&format!("{node}/node-proxy"))?;
+        process.with_context(|| format!("no proxy runs on {node}"))
+    }
+
+    /// What the proxy of a node counts under a name, all labels together.
+    pub(super) fn metric(&self, node: &str, name: &str) -> Result<u64> {
+        let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PROXY_ADMIN_PORT);
+        let text = self.lab.inside_node(node, || http_get(admin, "/metrics"))?;
+        let text = text.with_context(|| format!("the metrics of {node}"))?;
+        Ok(sum_of(&text, name, &[] as &[&str]))
+    }
+
+    /// Runs a command of the machine's own inside the network namespace of a pod of the client's cluster.
+    pub(super) fn inside(&self, pod: &str, command: &[&str]) -> Result<()> {
+        let path = self.lab.pod_namespace(CLIENT_CLUSTER, NAMESPACE, pod);
+        run_inside(&path, command)
     }
 
     /// Waits until a round trip succeeds: a server that has just started may not listen yet, and the mesh has to learn of it.
-    fn prove(&self, settings: &Settings, path: usize) -> Result<()> {
+    fn prove(&self, settings: &Settings, path: Path) -> Result<()> {
+        let server = self.server(path)?.to_string();
+        self.prove_address(settings, &server)
+            .with_context(|| format!("{}, {path}", self.mode))
+    }
+
+    /// The same for any address.
+    pub(super) fn prove_address(&self, settings: &Settings, server: &str) -> Result<()> {
         let mut last = Ok(());
         let proven = wait_until(Instant::now() + READY_DEADLINE, || {
             last = self
-                .hold(settings, path, 1)
-                .and_then(|child| finish(child, LOAD_OVERTIME))
+                .start_load(settings, &["hold", server, "--connections", "1"])
+                .and_then(|child| finish(child, READY_DEADLINE))
                 .map(drop);
             last.is_ok()
         });
-        let what = || format!("{}, {}: no round trip", self.mode.rig(), PATHS[path].path);
-        last.with_context(what)?;
-        ensure!(proven, "{} within {READY_DEADLINE:?}", what());
+        last.with_context(|| format!("no round trip to {server}"))?;
+        ensure!(
+            proven,
+            "no round trip to {server} within {READY_DEADLINE:?}"
+        );
         Ok(())
     }
 
-    fn create_pod(&self, cluster: &str, node: &str, name: &str, command: &[&str]) -> Result<()> {
-        let command = serde_json::to_string(command)?;
-        let manifest = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{name: {name}}}\nspec:\n  nodeName: {node}\n  \
-             containers:\n  - name: main\n    image: tulle.test/host:1\n    command: {command}\n"
-        );
-        self.lab.apply_text(cluster, &manifest)?;
+    /// A pod that runs `command` on the host's root file system, labelled with its own name.
+    pub(super) fn create_pod(
+        &self,
+        cluster: &str,
+        node: &str,
+        name: &str,
+        command: &[&str],
+    ) -> Result<()> {
+        self.lab
+            .apply_text(cluster, &manifest(node, name, command)?)?;
         let key = ObjectKey::new(Kind::Pod, NAMESPACE, name);
         Ok(self.lab.wait_pod_ready(cluster, &key, READY_DEADLINE)?)
     }
 
-    fn address(&self, cluster: &str, pod: &str) -> Result<IpAddr> {
+    pub(super) fn delete_pod(&self, name: &str) -> Result<()> {
+        let key = ObjectKey::new(Kind::Pod, NAMESPACE, name);
+        self.lab.delete(CLIENT_CLUSTER, &key)?;
+        Ok(())
+    }
+
+    pub(super) fn address(&self, cluster: &str, pod: &str) -> Result<IpAddr> {
         let key = ObjectKey::new(Kind::Pod, NAMESPACE, pod);
         let object = self.lab.api(cluster)?.get(&key)?;
         let address = object
@@ -172,13 +189,73 @@ impl Stage {
     }
 }
 
+impl Path {
+    pub(super) fn cluster(self) -> &'static str {
+        match self {
+            Path::SameNode | Path::TwoNodes => CLIENT_CLUSTER,
+            Path::TwoClusters => OTHER_CLUSTER,
+        }
+    }
+
+    pub(super) fn node(self) -> &'static str {
+        match self {
+            Path::SameNode => CLIENT_NODE,
+            Path::TwoNodes => "koornacht-worker2",
+            Path::TwoClusters => "tion-worker",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl Mode {
     fn rig(self) -> &'static str {
         match self {
             Mode::Direct => "plain",
-            Mode::Mesh => "bench",
+            Mode::Tulle => "bench",
         }
     }
+}
+
+pub(super) fn server_name(path: Path) -> String {
+    format!("server-{}", path.index())
+}
+
+/// A pod's manifest.
+pub(super) fn manifest(node: &str, name: &str, command: &[&str]) -> Result<String> {
+    let command = serde_json::to_string(command)?;
+    Ok(format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{name: {name}}}\nspec:\n  nodeName: {node}\n  \
+         containers:\n  - name: main\n    image: tulle.test/host:1\n    command: {command}\n"
+    ))
+}
+
+/// Runs a command of the machine's own inside a network namespace.
+pub(super) fn run_inside(namespace: &FilePath, command: &[&str]) -> Result<()> {
+    let Some((program, arguments)) = command.split_first() else {
+        bail!("there is no command to run");
+    };
+    let file = File::open(namespace).with_context(|| namespace.display().to_string())?;
+    // The namespace is a thread's; the child has that of the thread that makes it.
+    let output = thread::scope(|scope| {
+        let worker = scope.spawn(|| -> Result<Output> {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            let output = Command::new(program).args(arguments).output();
+            output.with_context(|| (*program).to_owned())
+        });
+        worker
+            .join()
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("{program} broke off")))
+    })?;
+    let text = streams(&output);
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {text}",
+        output.status
+    );
+    Ok(())
 }
 
 /// Waits until a load has ended well; its standard input ends at once.
@@ -204,7 +281,7 @@ pub(super) fn finish(mut child: Child, limit: Duration) -> Result<Output> {
     Ok(output)
 }
 
-/// The built-in lab's file with another rig's name, with or without the mesh.
+/// The built-in lab's file with another rig's name, with or without the mesh, and with room for ten thousand services.
 pub(super) fn config_text(mode: Mode, sockmap: Option<&str>) -> String {
     let kept = BUILT_IN
         .lines()
@@ -212,24 +289,33 @@ pub(super) fn config_text(mode: Mode, sockmap: Option<&str>) -> String {
     let mut lines = vec![format!("rig: {}", mode.rig())];
     lines.push(match mode {
         Mode::Direct => "mesh: none".to_owned(),
-        Mode::Mesh => "mesh: tulle".to_owned(),
+        Mode::Tulle => "mesh: tulle".to_owned(),
     });
-    if let (Mode::Mesh, Some(sockmap)) = (mode, sockmap) {
+    if let (Mode::Tulle, Some(sockmap)) = (mode, sockmap) {
         lines.push(format!("nodeProxyArguments: [--sockmap, {sockmap:?}]"));
     }
-    lines.extend(kept.map(str::to_owned));
+    lines.extend(kept.map(|line| match line.trim() {
+        "serviceSubnet: 172.20.1.0/24" => "  serviceSubnet: 172.21.0.0/16".to_owned(),
+        "serviceSubnet: 172.20.2.0/24" => "  serviceSubnet: 172.22.0.0/16".to_owned(),
+        _ => line.to_owned(),
+    }));
     lines.join("\n") + "\n"
 }
 
-fn text(path: &Path) -> Result<&str> {
+fn text(path: &FilePath) -> Result<&str> {
     path.to_str()
         .with_context(|| format!("{} is not valid UTF-8", path.display()))
 }
 
-const CLIENT_CLUSTER: &str = "koornacht";
-const CLIENT_NODE: &str = "koornacht-worker";
-const CLIENT: &str = "client";
-const NAMESPACE: &str = "default";
-const PORT: u16 = 7400;
-/// How much longer than its own time a load may take, until all it has sent has arrived.
-const LOAD_OVERTIME: Duration = Duration::from_secs(30);
+/// A mesh without a policy is no mesh: what comes in has to be judged, and passes.
+const POLICY: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: bench}\nspec:\n  endpointSelector:\n    \
+    matchExpressions: [{key: name, operator: In, values: [server-0, server-1, server-2]}]\n  ingress:\n  - fromEndpoints:\n    - \
+    matchExpressions:\n      - {key: name, operator: In, values: [client, churner]}\n      - \
+    {key: io.cilium.k8s.policy.cluster, operator: Exists}\n";
+
+pub(super) const CLIENT_CLUSTER: &str = "koornacht";
+const OTHER_CLUSTER: &str = "tion";
+pub(super) const CLIENT_NODE: &str = "koornacht-worker";
+pub(super) const CLIENT: &str = "client";
+pub(super) const NAMESPACE: &str = "default";
+pub(super) const PORT: u16 = 7400;

@@ -2,8 +2,11 @@ use serde_json::json;
 use tulle_lab::{LabConfig, Mesh};
 
 use super::{
-    Mode,
-    figure::{Figure, Load},
+    Mode, elf,
+    figure::{Figure, Unit},
+    gate::Baseline,
+    machine, parts,
+    place::{self, Path},
     proxy, readme,
     samples::{Samples, Spread},
     stage,
@@ -21,31 +24,53 @@ fn a_spread_has_the_middle_and_both_ends() {
 #[test]
 fn the_ratio_compares_round_by_round() {
     let mut samples = Samples::default();
+    let figure = || Figure::new("upload", Unit::MegabytesPerSecond);
     for (direct, mesh) in [(10.0, 20.0), (100.0, 300.0), (1.0, 10.0)] {
-        samples.add(1, Figure::Upload, Mode::Direct, direct);
-        samples.add(1, Figure::Upload, Mode::Mesh, mesh);
+        samples.extend("p", Path::TwoNodes, Mode::Direct, [figure().of(direct)]);
+        samples.extend("p", Path::TwoNodes, Mode::Tulle, [figure().of(mesh)]);
     }
-    assert_eq!(
-        samples.ratio(1, Figure::Upload).map(|ratio| ratio.median),
-        Some(3.0)
-    );
-    assert_eq!(samples.ratio(0, Figure::Upload), None);
+    let series = samples.find("p", "two nodes", "upload").unwrap();
+    let ratio = series.ratio(Mode::Tulle, Mode::Direct);
+    assert_eq!(ratio.map(|ratio| ratio.median), Some(3.0));
+    assert!(samples.find("p", "same node", "upload").is_none());
 }
 
 #[test]
 fn a_load_that_did_nothing_is_an_error_not_a_zero() {
-    let figures = |answer| {
-        Load::Upload
-            .figures(&answer)
-            .map_err(|error| error.to_string())
-    };
+    let number = |answer| place::number(&answer, "per_second").ok();
+    assert_eq!(number(json!({"per_second": 2.5})), Some(2.5));
+    assert_eq!(number(json!({"per_second": 0.0})), None);
+    assert_eq!(number(json!({"per_second": "many"})), None);
+    assert_eq!(number(json!({})), None);
+}
+
+#[test]
+fn churn_compares_its_last_window_with_its_first_and_counts_failures() {
+    let window = |rate: f64, errors: u64| json!({"per_second": rate, "errors": errors});
+    let answer = json!({"windows": [window(400.0, 0), window(300.0, 2), window(100.0, 5)]});
+    let figures = parts::churn_figures(&answer).unwrap();
+    let values: Vec<f64> = figures.into_iter().map(|(_, value)| value).collect();
+    assert_eq!(values, [400.0, 100.0, 0.25, 7.0]);
+    assert!(parts::churn_figures(&json!({"windows": []})).is_err());
+}
+
+#[test]
+fn what_wrk_and_h2load_print_is_read() {
+    let text = "  Latency Distribution\n     50%   87.00us\n     99%    1.20ms\n  100 requests in 1.00s\nRequests/sec:  11375.02\n";
+    assert_eq!(parts::wrk(text), Some((11375.02, 87.0)));
     assert_eq!(
-        figures(json!({"bytes_per_second": 2.5})),
-        Ok(vec![(Figure::Upload, 2.5)])
+        parts::wrk(&text.replace("87.00us", "1.5ms")),
+        Some((11375.02, 1500.0))
     );
-    assert!(figures(json!({"bytes_per_second": 0.0})).is_err());
-    assert!(figures(json!({"bytes_per_second": "many"})).is_err());
-    assert!(figures(json!({})).is_err());
+    assert_eq!(
+        parts::wrk(&format!("{text}  Non-2xx or 3xx responses: 3\n")),
+        None
+    );
+    assert_eq!(parts::wrk(""), None);
+    let text = "finished in 1.00s, 51234.00 req/s, 4.20MB/s\nstatus codes: 51234 2xx, 0 3xx, 0 4xx, 0 5xx\n";
+    assert_eq!(parts::h2load(text), Some(51234.0));
+    assert_eq!(parts::h2load(&text.replace("0 4xx", "7 4xx")), None);
+    assert_eq!(parts::h2load(""), None);
 }
 
 #[test]
@@ -65,22 +90,58 @@ fn only_what_stands_between_the_markers_is_replaced() {
 
 #[test]
 fn the_kernels_texts_are_read() {
-    let stat = "42 (node) proxy) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 5 0 99";
-    assert_eq!(proxy::ticks(stat), Some(300));
-    assert_eq!(proxy::ticks("42 (x) S 1"), None);
     let status = "VmHWM:\t  99 kB\nVmRSS:\t  12345 kB\nRssAnon:\t 77 kB\n";
     assert_eq!(proxy::field(status, "VmRSS:"), Some(12345));
     assert_eq!(proxy::field(status, "VmSwap:"), None);
+    let pressure = "some avg10=12.50 avg60=3.00 avg300=1.00 total=9\nfull avg10=0.00 avg60=0.00";
+    assert_eq!(machine::pressure(pressure), Some(0.125));
+    assert_eq!(machine::pressure("nothing"), None);
+    let times = machine::times("cpu  1 2 3 4 5 6 7 8 0 0\ncpu0 1 2 3\n").unwrap();
+    assert_eq!((times.all, times.stolen), (36, 8));
+    assert_eq!(machine::times("cpu  1 2 3\n"), None);
 }
 
 #[test]
-fn both_rigs_are_the_built_in_lab() {
+fn a_function_is_found_in_this_very_program() {
+    let program = std::fs::read("/proc/self/exe").unwrap();
+    let offset = elf::function_offset(&program, |name| name.ends_with("___rust_alloc"));
+    assert!(offset.is_some_and(|offset| offset < program.len() as u64));
+    assert_eq!(
+        elf::function_offset(&program, |name| name == "no such"),
+        None
+    );
+    for len in 0..256 {
+        assert_eq!(elf::function_offset(&program[..len], |_| true), None);
+    }
+}
+
+#[test]
+fn a_baseline_needs_complete_rules() {
+    let rule = json!({"part": "syscalls", "path": "two nodes", "figure": "per request",
+        "compare": "count", "baseline": 10.0, "tolerance": 0.1});
+    let parse = |rules| Baseline::parse(&json!({"rules": rules}).to_string());
+    assert!(parse(json!([rule])).is_ok());
+    assert!(parse(json!([])).is_err());
+    for key in ["part", "path", "figure", "compare", "baseline", "tolerance"] {
+        let mut broken = rule.clone();
+        broken.as_object_mut().unwrap().remove(key);
+        assert!(parse(json!([broken])).is_err(), "without {key}");
+    }
+    let mut other = rule;
+    other["compare"] = json!("seconds");
+    assert!(parse(json!([other])).is_err());
+}
+
+#[test]
+fn both_rigs_are_the_built_in_lab_with_more_room_for_services() {
     let parse =
         |mode, sockmap| LabConfig::parse("test", &stage::config_text(mode, sockmap)).unwrap();
-    let (direct, mesh) = (parse(Mode::Direct, None), parse(Mode::Mesh, Some("off")));
+    let (direct, mesh) = (parse(Mode::Direct, None), parse(Mode::Tulle, Some("off")));
     assert_eq!((direct.mesh, mesh.mesh), (Mesh::None, Mesh::Tulle));
     assert_ne!(direct.rig, mesh.rig);
     assert_eq!(mesh.node_proxy_arguments, ["--sockmap", "off"]);
-    assert_eq!(direct.clusters, LabConfig::built_in().unwrap().clusters);
     assert_eq!(direct.clusters, mesh.clusters);
+    for cluster in &mesh.clusters {
+        assert_eq!(cluster.service_subnet.prefix_len(), 16);
+    }
 }

@@ -1,0 +1,88 @@
+//! New connections against more and more policies, and against more and more endpoints of a service.
+
+use anyhow::{Context as _, Result};
+
+use crate::bench::{
+    Mode, Settings,
+    figure::{Figure, Sample, Unit},
+    part::Part,
+    place::{BETWEEN_NODES, Path, Place},
+    stage::{CLIENT_CLUSTER, CLIENT_NODE, finish, server_name},
+};
+
+/// Policies that all apply to the server, with one rule each, of which none is about the client.
+pub(in crate::bench) struct Policies;
+
+impl Part for Policies {
+    fn name(&self) -> &'static str {
+        "policies"
+    }
+
+    fn paths(&self, _: &Settings) -> &'static [Path] {
+        &BETWEEN_NODES
+    }
+
+    fn rounds(&self, _: &Settings) -> usize {
+        1
+    }
+
+    fn is_quick(&self) -> bool {
+        false
+    }
+
+    fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
+        let mut samples = Vec::new();
+        let mut made = 0;
+        for count in COUNTS {
+            if place.stage.mode() != Mode::Direct && count > made {
+                make(place, made, count)?;
+                made = count;
+            }
+            for _ in 0..place.settings.rounds {
+                let outcome = place.load("connect", &["--clients", "16"])?;
+                let name = format!("{count} policies, 16 clients, new connections");
+                let figure = Figure::new(name, Unit::PerSecond);
+                let is_end = count == 0 || count == 10_000;
+                samples.push(figure.headline(is_end).of(outcome.number("per_second")?));
+            }
+        }
+        Ok(samples)
+    }
+}
+
+/// The last policy lets a stranger in: when that one gets through, the nodes have them all.
+fn make(place: &Place<'_>, from: u32, to: u32) -> Result<()> {
+    let (stage, server) = (place.stage, server_name(place.path));
+    let stranger = format!("stranger-{to}");
+    stage.create_pod(CLIENT_CLUSTER, CLIENT_NODE, &stranger, &["sleep", "100000"])?;
+    let manifest: Vec<String> = (from..to)
+        .map(|number| {
+            let peer = match number {
+                last if last + 1 == to => stranger.clone(),
+                other => format!("nobody-{other}"),
+            };
+            format!(
+                "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: many-{number:05}}}\nspec:\n  \
+                 endpointSelector: {{matchLabels: {{name: {server}}}}}\n  ingress:\n  - fromEndpoints:\n    - matchLabels: {{name: {peer}}}\n"
+            )
+        })
+        .collect();
+    stage
+        .lab
+        .apply_text(CLIENT_CLUSTER, &manifest.join("---\n"))?;
+    let load = place
+        .settings
+        .load
+        .to_str()
+        .context("the load program's path")?;
+    let address = stage.server(place.path)?.to_string();
+    place.wait_for("the last policy holds", || {
+        let command = [load, "hold", &address, "--connections", "1"];
+        let child = stage.start_in(&stranger, &command)?;
+        Ok(finish(child, TRY_LIMIT).is_ok())
+    })?;
+    stage.delete_pod(&stranger)
+}
+
+const COUNTS: [u32; 4] = [0, 100, 1_000, 10_000];
+const TRY_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
