@@ -2,7 +2,7 @@
 
 use std::{fs, io::Read as _, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tulle_model::ClusterName;
 use tulle_policy::{DefaultCluster, ReadPolicy, ReadSettings, read_policy_file};
@@ -33,6 +33,8 @@ enum PolicyCommand {
         /// A file with policies; - is standard input
         #[arg(short, long = "filename", value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
+        #[command(flatten)]
+        place: PlaceArguments,
         /// How to write the answer
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
@@ -48,6 +50,39 @@ enum PolicyCommand {
     },
     /// Say whether one may ask the other, which policies decide that at both ends, and what is missing
     Explain(ExplainArguments),
+}
+
+/// Where policies will stand: what some of their parts mean depends on it.
+#[derive(Debug, Args)]
+struct PlaceArguments {
+    /// The cluster that they are for
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    cluster: ClusterName,
+    /// Whose pods a selector means that names no cluster, as the xds-server is set up
+    #[arg(long, value_enum, value_name = "CLUSTERS", default_value_t)]
+    default_cluster: SelectedClusters,
+}
+
+/// The clusters of a selector that names none.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum SelectedClusters {
+    /// All of the mesh
+    #[default]
+    Any,
+    /// The policy's own
+    Local,
+}
+
+impl From<&PlaceArguments> for ReadSettings {
+    fn from(place: &PlaceArguments) -> Self {
+        ReadSettings {
+            cluster: place.cluster.clone(),
+            default_cluster: match place.default_cluster {
+                SelectedClusters::Any => DefaultCluster::Any,
+                SelectedClusters::Local => DefaultCluster::Local,
+            },
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -79,7 +114,11 @@ struct ExplainArguments {
 /// Runs one command.
 pub(crate) fn run(arguments: &PolicyArguments) -> Outcome<ExitCode> {
     match &arguments.command {
-        PolicyCommand::Validate { files, output } => validate(files, *output),
+        PolicyCommand::Validate {
+            files,
+            place,
+            output,
+        } => validate(files, &place.into(), *output),
         PolicyCommand::List { namespace, output } => {
             let client = Client::new(arguments.context.target()?)?;
             let mut policies: Vec<PolicySummary> = client.get(path::POLICIES)?;
@@ -173,17 +212,12 @@ struct Checked {
     warnings: Vec<String>,
 }
 
-fn validate(files: &[PathBuf], output: Format) -> Outcome<ExitCode> {
-    let cluster: ClusterName = "local".parse()?;
-    let settings = ReadSettings {
-        cluster,
-        default_cluster: DefaultCluster::Any,
-    };
+fn validate(files: &[PathBuf], settings: &ReadSettings, output: Format) -> Outcome<ExitCode> {
     let mut checked = Vec::new();
     for file in files {
         let name = file.display().to_string();
         let text = read(file).map_err(|error| format!("cannot read {name}: {error}"))?;
-        checked.extend(check(&name, &text, &settings));
+        checked.extend(check(&name, &text, settings));
     }
     match output {
         Format::Json => print_json(&checked)?,
