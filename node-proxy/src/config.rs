@@ -58,6 +58,8 @@ pub struct Config {
     pub same_node: SameNode,
     /// How a connection that policy denies looks to whoever opens it.
     pub denied: Enforcement,
+    /// How long an address counts for a name that a pod resolved, at least.
+    pub names_ttl_min: Duration,
     /// Where the last known view is kept; without it a restart needs the xds-server.
     pub state: Option<PathBuf>,
 }

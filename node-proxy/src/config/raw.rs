@@ -72,6 +72,9 @@ pub struct RawConfig {
     /// How a connection that policy denies looks: drop (nobody answers) or reject (the call fails at once)
     #[arg(long, value_name = "MODE", default_value = "drop")]
     pub denied: String,
+    /// How long an address counts for the name that a pod resolved to it, at least, in seconds: for policies with toFQDNs
+    #[arg(long, value_name = "SECS", default_value = "3600")]
+    pub names_min_ttl: String,
     /// Keep the last known view here and start from it
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
@@ -107,6 +110,7 @@ impl TryFrom<RawConfig> for Config {
             .collect::<Result<_, _>>();
         let host_addresses: Option<Vec<IpAddr>> = f.value("--host-address", hosts);
         let denied = f.value("--denied", denied_mode(&raw.denied));
+        let names_ttl_min = f.value("--names-min-ttl", names_ttl_min(&raw.names_min_ttl));
         let same_node = f.value("--same-node", same_node_mode(&raw.same_node));
         let state = match raw.state {
             Some(path) => f.value("--state", state_file(path)).map(Some),
@@ -131,6 +135,7 @@ impl TryFrom<RawConfig> for Config {
                 host_addresses: host_addresses?,
                 same_node: same_node?,
                 denied: denied?,
+                names_ttl_min: names_ttl_min?,
                 state: state?,
             })
         };
@@ -317,6 +322,16 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(refused)
 }
 
+fn names_ttl_min(text: &str) -> Result<Duration, String> {
+    let seconds = text
+        .parse::<u64>()
+        .ok()
+        .filter(|seconds| *seconds <= NAMES_TTL_MIN_SECS_MAX);
+    let refused =
+        || format!("{text:?} is not a time: expected 0–{NAMES_TTL_MIN_SECS_MAX} seconds (a week)");
+    seconds.map(Duration::from_secs).ok_or_else(refused)
+}
+
 fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not an IP address"))
@@ -334,3 +349,5 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// No service manager waits longer than an hour for a process to end.
 const DRAIN_SECS_MAX: u64 = 3600;
+/// Addresses are given to others sooner than this.
+const NAMES_TTL_MIN_SECS_MAX: u64 = 7 * 24 * 3600;

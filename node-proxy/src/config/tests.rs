@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use tulle_datapath::Enforcement;
@@ -67,6 +67,7 @@ fn the_required_flags_are_enough() {
     assert_eq!(config.same_node, SameNode::Direct);
     assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
     assert_eq!(config.drain_timeout.as_secs(), 10);
+    assert_eq!(config.names_ttl_min, Duration::from_secs(3600));
     assert_eq!(config.state, None);
 }
 
@@ -109,16 +110,17 @@ fn every_fault_is_reported_at_once() {
         host_address: vec!["somewhere".to_owned()],
         same_node: "maybe".to_owned(),
         denied: "quietly".to_owned(),
+        names_min_ttl: "an hour".to_owned(),
         state: Some(PathBuf::from("/nonexistent/state")),
     };
     let faults = Config::try_from(raw).unwrap_err();
-    assert_eq!(faults.0.len(), 18, "{faults}");
+    assert_eq!(faults.0.len(), 19, "{faults}");
     let text = faults.to_string();
     assert!(
         text.contains("--xds: \"http://host:1\" is not an address"),
         "{text}"
     );
-    assert_eq!(text.lines().count(), 19);
+    assert_eq!(text.lines().count(), 20);
 }
 
 #[test]
@@ -142,6 +144,8 @@ fn values_are_understood() {
         "mtls",
         "--denied",
         "reject",
+        "--names-min-ttl",
+        "30",
         "--state",
         &state,
     ];
@@ -149,6 +153,7 @@ fn values_are_understood() {
     assert_eq!(config.inbound, InboundMode::Strict);
     assert_eq!(config.same_node, SameNode::Mtls);
     assert_eq!(config.denied, Enforcement::Reject);
+    assert_eq!(config.names_ttl_min, Duration::from_secs(30));
     assert_eq!(config.host_addresses.len(), 2);
     assert_eq!(config.state, Some(PathBuf::from(state)));
 }

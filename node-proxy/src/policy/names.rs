@@ -82,3 +82,6 @@ impl NameRules for CompiledNames {
 
 /// Stub resolvers ask again after 5 s.
 const COMPILE_PATIENCE: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,10 @@ pub(super) fn policies(
         directory.clone(),
         Arc::clone(dns),
         config.state.as_deref().map(beside),
-        NameLimits::default(),
+        NameLimits {
+            ttl_min: config.names_ttl_min,
+            ..NameLimits::default()
+        },
     );
     Policies {
         keeper,
