@@ -8,7 +8,10 @@ mod sides;
 
 use std::sync::Arc;
 
-use futures::{FutureExt as _, future::Either};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Either},
+};
 use tulle_policy::compiled::{HttpFacts, Outcome, RequestFacts, ServerName};
 
 use crate::{
@@ -137,6 +140,10 @@ impl RequestJudge for Judge {
             Outcome::Allow => NameVerdict::Pass,
             Outcome::Deny | Outcome::NeedsL7(_) => NameVerdict::Deny,
         }
+    }
+
+    fn watch<'a>(&'a self, is_over: Box<dyn FnMut() -> bool + Send + 'a>) -> BoxFuture<'a, ()> {
+        Box::pin(self.wait_until(is_over))
     }
 }
 

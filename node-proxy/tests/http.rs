@@ -2,6 +2,9 @@
 
 // Every module is marked as test code, so that the lints for tests hold for its helpers too.
 #[cfg(test)]
+#[path = "http/changes.rs"]
+mod changes;
+#[cfg(test)]
 #[path = "http/costs.rs"]
 mod costs;
 #[cfg(test)]

@@ -174,6 +174,8 @@ pub enum Ended {
     BadResponse(BadResponse),
     /// A denied request left a body that nobody reads.
     Denied,
+    /// A request that was let through is allowed no longer.
+    Revoked,
     /// Policy does not allow the name in the client's TLS hello, or that there is none.
     NameDenied,
     /// The client's first bytes are those of TLS.
@@ -200,6 +202,7 @@ impl Ended {
             Ended::Bad(_) => "http_bad_request",
             Ended::BadResponse(_) => "http_bad_response",
             Ended::Denied => "http_denied",
+            Ended::Revoked => "http_revoked",
             Ended::NameDenied => "server_name_denied",
             Ended::Tls => "http_expected_tls",
             Ended::ServerFirst => "http_expected_server_first",

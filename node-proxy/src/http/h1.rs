@@ -22,7 +22,7 @@ use super::{
     framing::Framing,
     head::{HeadSearch, lines},
     inbox::Inbox,
-    judge::{HttpVerdict, judge_all_readings},
+    judge::{HttpVerdict, is_allowed, judge_all_readings, revoked},
     metrics::Outcome,
     request::RequestHead,
 };
@@ -126,7 +126,14 @@ where
                 match end? {
                     ExchangeEnd::Next => Ok(()),
                     ExchangeEnd::Last => Err(Ended::Clean),
-                    ExchangeEnd::Upgraded => Err(self.tunnel().await),
+                    ExchangeEnd::Upgraded => {
+                        let revoked = head_revoked(self.http, out, self.is_audit);
+                        Err(tokio::select! {
+                            // The carried bytes are dropped with the connection.
+                            ended = self.tunnel() => ended,
+                            () = revoked => Ended::Revoked,
+                        })
+                    }
                 }
             }
             Ok(Decision::Answer { ends }) => {
@@ -245,6 +252,19 @@ where
         // Whoever does not end in time is cut off by the drop.
         let _in_time = timeout(limit, async { tokio::join!(downstream, upstream) }).await;
     }
+}
+
+/// Ends when a request whose head was written so may not go on. What is only audited goes on.
+async fn head_revoked(http: &Http<'_>, head: &[u8], is_audit: bool) {
+    if is_audit {
+        return std::future::pending().await;
+    }
+    let may_go_on = || {
+        // With the fields that policy added there may be more than a client may send.
+        let request = lines(head, usize::MAX).and_then(RequestHead::read);
+        request.is_ok_and(|request| request.ask(|facts| is_allowed(http.judge, facts)))
+    };
+    revoked(http.judge, may_go_on).await;
 }
 
 /// Takes what still comes, so that the answer before it is not lost to a reset.

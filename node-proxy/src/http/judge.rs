@@ -1,5 +1,9 @@
 //! What policy is asked about a request, and what it may answer.
 
+use std::{future::pending, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::time::sleep;
 use tulle_policy::{
     compiled::{HttpFacts, ServerName},
     l7::HeaderEdit,
@@ -19,6 +23,11 @@ pub trait RequestJudge: Send + Sync {
     /// What the connection may be, now that the name in the client's TLS hello is known, or that there is none. Called once.
     fn judge_server_name(&self, _name: ServerName<'_>) -> NameVerdict {
         NameVerdict::Requests
+    }
+
+    /// Ends when `is_over` says so, which is asked now and whenever the rules may have changed. Never, where rules do not change.
+    fn watch<'a>(&'a self, _is_over: Box<dyn FnMut() -> bool + Send + 'a>) -> BoxFuture<'a, ()> {
+        Box::pin(pending())
     }
 }
 
@@ -81,3 +90,20 @@ pub(super) fn judge_all_readings(
     }
     Ok(verdict)
 }
+
+/// Ends when a request that was let through may not go on: a stream, or what follows an upgrade, may last for days, and rules change.
+///
+/// `may` judges it anew. Short requests, nearly all, cost a timer.
+pub(super) async fn revoked<'a>(judge: &'a dyn RequestJudge, may: impl Fn() -> bool + Send + 'a) {
+    sleep(RECONSIDERED_AFTER).await;
+    judge.watch(Box::new(move || !may())).await;
+}
+
+/// Whether a request passes in each of its readings.
+pub(super) fn is_allowed(judge: &dyn RequestJudge, request: &HttpFacts<'_>) -> bool {
+    let verdict = judge_all_readings(judge, request);
+    matches!(verdict, Ok(HttpVerdict::Allow { .. }))
+}
+
+/// What takes longer is looked at again when rules change.
+const RECONSIDERED_AFTER: Duration = Duration::from_secs(1);

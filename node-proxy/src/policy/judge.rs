@@ -112,6 +112,18 @@ impl Judge {
         self.counted(verdict)
     }
 
+    /// Ends when `is_over` says so; it is asked now and after every change of the compiled rules.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn wait_until(&self, mut is_over: impl FnMut() -> bool) {
+        let mut compiled = self.view.compiled.clone();
+        if compiled.wait_for(|_| is_over()).await.is_err() {
+            // Nobody compiles any more: what may go on may do so until the end.
+            std::future::pending().await
+        }
+    }
+
     fn ask(
         &self,
         compiled: &CompiledPolicy,

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use super::{
     Connection, Plan,
     body::{BodyError, CarryError, carry},
-    write_refusal,
+    head_revoked, write_denial, write_refusal,
 };
 use crate::http::{
     Http,
@@ -40,6 +40,7 @@ enum Broken {
     Ended(Ended),
     BadRequest(BadRequest),
     BadResponse(BadResponse),
+    Revoked,
 }
 
 /// How far the exchange is; both directions, which run in turn in one task, look at it.
@@ -80,17 +81,20 @@ where
                 self.http,
             );
             let (mut request, mut response) = (pin!(request), pin!(response));
+            let revoked = head_revoked(self.http, head, self.is_audit);
             tokio::select! {
                 // The request first: an answer to a whole request must find it sent. Both are dropped only when the exchange is
                 // over; what was read and not used stays in the inboxes.
                 biased;
                 broken = &mut request => Err(broken),
                 result = &mut response => result,
+                () = revoked => Err(Broken::Revoked),
             }
         };
         match result {
             Ok(end) => Ok(end),
             Err(Broken::Ended(ended)) => Err(ended),
+            Err(Broken::Revoked) => Err(self.revoke(plan, head, &progress).await),
             Err(Broken::BadRequest(bad)) if !progress.response_begun.load(Relaxed) => {
                 Err(self.refuse(bad, head).await)
             }
@@ -112,6 +116,26 @@ where
                     Err(_) => Err(Ended::DownstreamGone),
                 }
             }
+        }
+    }
+}
+
+impl<DR, DW, UR, UW> Connection<'_, DR, DW, UR, UW>
+where
+    DW: AsyncWrite + Unpin,
+{
+    /// Tells the client, if it has not begun to read another answer.
+    async fn revoke(&mut self, plan: &Plan, out: &mut Vec<u8>, progress: &Progress) -> Ended {
+        self.http.metrics.count(Outcome::Denied);
+        if progress.response_begun.load(Relaxed) {
+            return Ended::Revoked;
+        }
+        out.clear();
+        write_denial(out, None, plan.to_head, true);
+        let written = self.downstream_writer.write_all(out).await;
+        match written.and(self.downstream_writer.flush().await) {
+            Ok(()) => Ended::Denied,
+            Err(_) => Ended::DownstreamGone,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::http::{
     DENIAL, Http, POLICY_FIELD,
     error::BadRequest,
     is_field_text,
-    judge::{HttpVerdict, judge_all_readings},
+    judge::{HttpVerdict, is_allowed, judge_all_readings, revoked},
     metrics::Outcome,
     request::{addition, is_authority},
 };
@@ -65,6 +65,7 @@ pub(super) async fn carry(
         }
     };
     http.metrics.count(Outcome::Allowed);
+    let kept = head.clone();
     let sent = tokio::select! {
         // Nothing is sent yet when the client takes its request back here.
         biased;
@@ -72,7 +73,18 @@ pub(super) async fn carry(
         sent = send(head, body.is_end_stream(), requests) => sent,
     };
     let conclusion = match sent {
-        Ok((answer, up)) => exchange(body, up, answer, &mut respond).await,
+        Ok((answer, up)) => {
+            let conclusion = tokio::select! {
+                biased;
+                conclusion = exchange(body, up, answer, &mut respond) => Some(conclusion),
+                () = revoked(http.judge, || may_go_on(&kept, http)) => None,
+            };
+            conclusion.unwrap_or_else(|| {
+                http.metrics.count(Outcome::Denied);
+                respond.send_reset(Reason::CANCEL);
+                Conclusion::Answered
+            })
+        }
         Err(_) => {
             // The request was not processed: the client may try it on another connection.
             respond.send_reset(Reason::REFUSED_STREAM);
@@ -244,14 +256,7 @@ fn check(mut head: http::request::Parts, http: &Http<'_>) -> Result<Checked, Bad
         _ => return Err(BadRequest::Target),
     };
     let authority = authority(&head)?;
-    let fields = head
-        .headers
-        .iter()
-        .filter(|(name, _)| *name != header::HOST);
-    let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let fields: Vec<_> = std::iter::once(("host", authority.as_bytes()))
-        .chain(fields)
-        .collect();
+    let fields = fields(&head.headers, &authority);
     let facts = HttpFacts {
         method: head.method.as_str(),
         path: path.as_str(),
@@ -271,6 +276,29 @@ fn check(mut head: http::request::Parts, http: &Http<'_>) -> Result<Checked, Bad
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = head.headers;
     Ok(Ok(request))
+}
+
+/// Whether a request, as it was forwarded, would be let through now.
+fn may_go_on(request: &Request<()>, http: &Http<'_>) -> bool {
+    let uri = request.uri();
+    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+    is_allowed(
+        http.judge,
+        &HttpFacts {
+            method: request.method().as_str(),
+            path: uri.path_and_query().map_or("/", PathAndQuery::as_str),
+            authority,
+            headers: &fields(request.headers(), authority),
+        },
+    )
+}
+
+/// What policy is shown of the fields.
+fn fields<'a>(headers: &'a HeaderMap, authority: &'a str) -> Vec<(&'a str, &'a [u8])> {
+    let others = headers.iter().filter(|(name, _)| *name != header::HOST);
+    let others = others.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let host = std::iter::once(("host", authority.as_bytes()));
+    host.chain(others).collect()
 }
 
 /// The one host of the request: `:authority` and `host` say the same, or one of them is absent. It travels as `:authority`.
