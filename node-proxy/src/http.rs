@@ -23,6 +23,7 @@ mod judge;
 mod metrics;
 mod readings;
 mod request;
+pub(crate) mod reread;
 mod response;
 mod settings;
 

@@ -77,3 +77,13 @@ fn questions_to_the_resolver() {
 fn authorities_of_tunnels() {
     smoke("authority");
 }
+
+#[test]
+fn heads_and_chunks_of_http() {
+    smoke("http_request");
+}
+
+#[test]
+fn first_messages_of_tls() {
+    smoke("tls_hello");
+}

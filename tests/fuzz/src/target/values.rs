@@ -140,6 +140,49 @@ pub(super) fn authority_seeds() -> Vec<Vec<u8>> {
     .into()
 }
 
+/// The head of a request, and a chunked body.
+pub(super) fn http_request(bytes: &[u8]) {
+    if let Some((shown, again)) = foreign::request_twice(bytes) {
+        // What the server gets is what was judged.
+        assert_eq!(Some(shown), again);
+    }
+    assert!(foreign::chunks(bytes) <= bytes.len());
+}
+
+pub(super) fn http_request_seeds() -> Vec<Vec<u8>> {
+    [
+        "GET /a/../b?x=1 HTTP/1.1\r\nHost: shop.org:80\r\nAccept: */*\r\nX-A: 1\r\nX-A: 2\r\n\r\n",
+        "POST http://shop.org/a HTTP/1.1\r\nhost: shop.org\r\nContent-Length: 3\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: te, x-b\r\nX-B: 1\r\n\r\n",
+        "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n\r\n",
+        "HEAD / HTTP/1.0\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "4;a=b\r\nabcd\r\n0\r\nX-Sum: 1\r\n\r\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+/// The first message of a TLS client.
+pub(super) fn tls_hello(bytes: &[u8]) {
+    if let Some(name) = foreign::server_name(bytes) {
+        assert!(!name.is_empty() && name == name.to_ascii_lowercase());
+    }
+}
+
+pub(super) fn tls_hello_seeds() -> Vec<Vec<u8>> {
+    let fixed = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    let extensions = b"\0\x12\0\0\0\x0e\0\x0c\0\0\x09a.example";
+    let len = u8::try_from(fixed.len() + extensions.len()).unwrap_or(u8::MAX);
+    let message = [&[1, 0, 0, len][..], &fixed, extensions].concat();
+    let (first, rest) = message.split_at(20);
+    let record = |part: &[u8]| {
+        let len = u8::try_from(part.len()).unwrap_or(u8::MAX);
+        [&[22, 3, 1, 0, len][..], part].concat()
+    };
+    vec![record(&message), [record(first), record(rest)].concat()]
+}
+
 /// Whether a request may reach a workload.
 pub(super) fn judge_request(directory: &Directory, facts: &HttpFacts<'_>) -> bool {
     let connection = Connection {
