@@ -291,10 +291,13 @@ impl<'a> Subject<'a> {
 
     /// All clauses; no clause = yes. A clause: any match; no match = yes.
     fn fits_rule(&self, rule: &AuthorizationRule, action: AuthorizationAction) -> Fit {
-        let without_requests = matches!(self.asked, Asked::NotHttp);
-        if without_requests && action != AuthorizationAction::Deny && rule.has_requests() {
-            return Fit::No;
-        }
+        // Of what lets in or notes, a rule about requests speaks of nothing else; so before anybody has looked, it is never sure.
+        let sure_at_most = match self.asked {
+            _ if action == AuthorizationAction::Deny || !rule.has_requests() => Fit::Yes,
+            Asked::NotHttp => return Fit::No,
+            Asked::Unseen => Fit::Perhaps,
+            Asked::Http(_) => Fit::Yes,
+        };
         let clauses = rule.clauses.iter().map(|clause| {
             if clause.matches.is_empty() {
                 return Fit::Yes;
@@ -303,7 +306,7 @@ impl<'a> Subject<'a> {
             let fits = matches.map(|wanted| self.fits_match(wanted, action));
             fits.max().unwrap_or(Fit::No)
         });
-        clauses.min().unwrap_or(Fit::Yes)
+        clauses.min().unwrap_or(Fit::Yes).min(sure_at_most)
     }
 
     /// All fields; a match with no field set is never true.

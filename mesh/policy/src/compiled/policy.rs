@@ -91,7 +91,8 @@ impl CompiledPolicy {
 
     /// Whether a flow may pass, and why; `request` is one that is made on it.
     ///
-    /// The tables of Cilium's and Kubernetes' languages decide first; for a flow to the subject, Istio's policies have to agree.
+    /// The tables of Cilium's and Kubernetes' languages decide first; for a flow to the subject by TCP, of which alone Istio's policies
+    /// speak, those have to agree.
     pub fn evaluate(&self, flow: &Flow<'_>, request: Option<&RequestFacts<'_>>) -> Verdict {
         let Some(subject) = self.subjects.get(flow.subject) else {
             return verdict(Outcome::Deny, Because::NotCompiled);
@@ -100,7 +101,8 @@ impl CompiledPolicy {
             return verdict(Outcome::Allow, Because::Own);
         }
         let by_tables = self.by_tables(subject, flow, request);
-        if flow.direction == Direction::Egress || by_tables.outcome == Outcome::Deny {
+        let is_authorized = flow.direction == Direction::Ingress && flow.protocol == TCP;
+        if !is_authorized || by_tables.outcome == Outcome::Deny {
             return by_tables;
         }
         if by_tables.because == Because::Host {
@@ -113,8 +115,8 @@ impl CompiledPolicy {
         };
         let asked = match request {
             Some(RequestFacts::Http(facts)) => Asked::Http(facts),
-            None if flow.protocol == TCP => Asked::Unseen,
-            Some(RequestFacts::Dns(_) | RequestFacts::NotHttp) | None => Asked::NotHttp,
+            Some(RequestFacts::Dns(_) | RequestFacts::NotHttp) => Asked::NotHttp,
+            None => Asked::Unseen,
         };
         let mut said = by_tables;
         match judge(&self.directory, &subject.workload, &connection, asked) {

@@ -94,7 +94,7 @@ fn requests_are_judged_when_they_are_seen() {
             ALLOW,
             rules(vec![vec![path("/a"), port(8080)]]),
         )],
-        "-+++",
+        "-?++",
     );
     // Conditions that all must hold.
     check(
