@@ -11,3 +11,6 @@ mod change;
 
 #[path = "policy/prober.rs"]
 mod prober;
+
+#[path = "policy/http.rs"]
+mod http;
