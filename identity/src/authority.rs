@@ -212,8 +212,8 @@ impl CertificateAuthority {
         let unusable = |detail: String| OpenAuthorityError::Unusable { detail };
         let id = SpiffeId {
             trust_domain: self.trust_domain.clone(),
-            namespace: "tulle-system".to_owned(),
-            service_account: "xds-server".to_owned(),
+            namespace: "tulle-system".into(),
+            service_account: "xds-server".into(),
         };
         let key = root::new_key()?;
         let (leaf, _not_after) = self

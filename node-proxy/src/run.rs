@@ -352,8 +352,8 @@ fn health_keepers(
 fn own_identity(config: &Config) -> SpiffeId {
     SpiffeId {
         trust_domain: config.trust_domain.clone(),
-        namespace: OWN_NAMESPACE.to_owned(),
-        service_account: "node-proxy".to_owned(),
+        namespace: OWN_NAMESPACE.into(),
+        service_account: "node-proxy".into(),
     }
 }
 
@@ -365,8 +365,8 @@ fn server_name(config: &Config) -> String {
     }
     let identity = SpiffeId {
         trust_domain: config.trust_domain.clone(),
-        namespace: OWN_NAMESPACE.to_owned(),
-        service_account: "xds-server".to_owned(),
+        namespace: OWN_NAMESPACE.into(),
+        service_account: "xds-server".into(),
     };
     identity.to_string()
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tulle_model::{
     AppProtocol, Change, Directory, Locality, NamespacedName, PortMapping, Protocol, Service,
-    ServicePort, Sharing, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    ServicePort, Sharing, Text, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 /// A mesh under construction.
@@ -53,19 +53,19 @@ pub(crate) fn pod(cluster: &str, namespace: &str, name: &str, addresses: &[&str]
     Workload {
         uid: WorkloadUid::of_pod(&cluster_name, namespace, name),
         name: name.to_owned(),
-        namespace: namespace.to_owned(),
-        service_account: "default".to_owned(),
+        namespace: namespace.into(),
+        service_account: "default".into(),
         trust_domain: format!("{cluster}.tulle").parse().unwrap(),
         cluster: cluster_name,
-        node: format!("{cluster}-worker"),
+        node: format!("{cluster}-worker").into(),
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: tulle_model::SmallMap::new(),
         locality: Locality::default(),
-        canonical_name: String::new(),
-        canonical_revision: String::new(),
+        canonical_name: Text::default(),
+        canonical_revision: Text::default(),
         kind: WorkloadKind::Pod,
-        owner_name: String::new(),
+        owner_name: Text::default(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: tulle_model::Health::Healthy,
         host_network: false,

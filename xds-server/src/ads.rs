@@ -123,8 +123,8 @@ impl Ads {
 pub fn node_proxy_id(trust_domain: &TrustDomain) -> SpiffeId {
     SpiffeId {
         trust_domain: trust_domain.clone(),
-        namespace: SYSTEM_NAMESPACE.to_owned(),
-        service_account: "node-proxy".to_owned(),
+        namespace: SYSTEM_NAMESPACE.into(),
+        service_account: "node-proxy".into(),
     }
 }
 
@@ -132,8 +132,8 @@ pub fn node_proxy_id(trust_domain: &TrustDomain) -> SpiffeId {
 pub fn xds_server_id(trust_domain: &TrustDomain) -> SpiffeId {
     SpiffeId {
         trust_domain: trust_domain.clone(),
-        namespace: SYSTEM_NAMESPACE.to_owned(),
-        service_account: "xds-server".to_owned(),
+        namespace: SYSTEM_NAMESPACE.into(),
+        service_account: "xds-server".into(),
     }
 }
 
@@ -141,8 +141,8 @@ pub fn xds_server_id(trust_domain: &TrustDomain) -> SpiffeId {
 pub fn operator_id(trust_domain: &TrustDomain) -> SpiffeId {
     SpiffeId {
         trust_domain: trust_domain.clone(),
-        namespace: SYSTEM_NAMESPACE.to_owned(),
-        service_account: "operator".to_owned(),
+        namespace: SYSTEM_NAMESPACE.into(),
+        service_account: "operator".into(),
     }
 }
 

@@ -162,8 +162,8 @@ impl Shared {
         }
         let placement = Placement {
             node: node.to_owned(),
-            namespace: id.namespace.clone(),
-            service_account: id.service_account.clone(),
+            namespace: id.namespace.clone().into(),
+            service_account: id.service_account.clone().into(),
         };
         if snapshot.placements.contains_key(&placement) {
             Ok(id)

@@ -29,6 +29,7 @@ use crate::{
     source::{Object, ObjectChange, ObjectKey, ObjectKind},
 };
 
+mod labels;
 mod node;
 mod pod;
 mod service;

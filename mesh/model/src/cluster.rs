@@ -4,12 +4,14 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Text;
+
 /// The name of a cluster: `^([a-z0-9][-a-z0-9]*)?[a-z0-9]$`, at most 32 bytes.
 ///
 /// The rule is Cilium's (`pkg/clustermesh/types`), so that a name is valid in both systems.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ClusterName(String);
+pub struct ClusterName(Text);
 
 impl ClusterName {
     /// The name as text.
@@ -37,7 +39,7 @@ impl FromStr for ClusterName {
                 found: text.chars().take(64).collect(),
             });
         }
-        Ok(ClusterName(text.to_owned()))
+        Ok(ClusterName(text.into()))
     }
 }
 
@@ -51,7 +53,7 @@ impl TryFrom<String> for ClusterName {
 
 impl From<ClusterName> for String {
     fn from(name: ClusterName) -> String {
-        name.0
+        name.0.into()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use crate::{
-    Authorization, AuthorizationScope, NamespacedName, Rules, RulesKey, Service, TrustBundle,
+    Authorization, AuthorizationScope, NamespacedName, Rules, RulesKey, Service, Text, TrustBundle,
     TrustDomain, Workload, WorkloadUid,
 };
 
@@ -26,7 +26,7 @@ pub struct Directory {
     by_vip: HashMap<IpAddr, Owners<NamespacedName>>,
     endpoints: HashMap<NamespacedName, OrdSet<WorkloadUid>>,
     global_policies: OrdSet<NamespacedName>,
-    namespace_policies: HashMap<String, OrdSet<NamespacedName>>,
+    namespace_policies: HashMap<Text, OrdSet<NamespacedName>>,
 }
 
 /// One change of the directory, with the new content or the name of what is gone.

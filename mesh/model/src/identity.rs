@@ -4,12 +4,14 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Text;
+
 /// The trust domain of a SPIFFE id: the name of the authority that signs.
 ///
 /// At most 255 bytes of `a-z`, `0-9`, `.`, `-`, `_` (SPIFFE-ID §2.1).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TrustDomain(String);
+pub struct TrustDomain(Text);
 
 impl TrustDomain {
     /// The name as text.
@@ -35,7 +37,7 @@ impl FromStr for TrustDomain {
                 found: text.chars().take(128).collect(),
             });
         }
-        Ok(TrustDomain(text.to_owned()))
+        Ok(TrustDomain(text.into()))
     }
 }
 
@@ -49,7 +51,7 @@ impl TryFrom<String> for TrustDomain {
 
 impl From<TrustDomain> for String {
     fn from(domain: TrustDomain) -> String {
-        domain.0
+        domain.0.into()
     }
 }
 
@@ -62,9 +64,9 @@ pub struct SpiffeId {
     /// The authority that vouches for the identity.
     pub trust_domain: TrustDomain,
     /// The Kubernetes namespace.
-    pub namespace: String,
+    pub namespace: Text,
     /// The Kubernetes service account.
-    pub service_account: String,
+    pub service_account: Text,
 }
 
 impl SpiffeId {
@@ -121,8 +123,8 @@ impl FromStr for SpiffeId {
         }
         Ok(SpiffeId {
             trust_domain: domain.parse()?,
-            namespace: namespace.to_owned(),
-            service_account: account.to_owned(),
+            namespace: namespace.into(),
+            service_account: account.into(),
         })
     }
 }

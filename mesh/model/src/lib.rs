@@ -12,6 +12,7 @@ mod name;
 mod policy;
 mod rules;
 mod service;
+mod text;
 mod workload;
 
 pub use address::{Protocol, ServiceAddress};
@@ -35,6 +36,7 @@ pub use service::{
     Affinity, Algorithm, AppProtocol, Failover, FailoverTarget, Service, ServicePort, Sharing,
     TrafficDistribution, TrafficPolicy,
 };
+pub use text::Text;
 pub use workload::{
     Health, NamedPort, PortMapping, SmallMap, TrustBundle, TunnelProtocol, Workload, WorkloadKind,
     WorkloadUid,

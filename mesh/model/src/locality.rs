@@ -2,14 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Text;
+
 /// Region, zone and subzone; an empty part is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Locality {
     /// `topology.kubernetes.io/region` of the node.
-    pub region: String,
+    pub region: Text,
     /// `topology.kubernetes.io/zone` of the node.
-    pub zone: String,
+    pub zone: Text,
     /// `topology.istio.io/subzone` of the node.
-    pub subzone: String,
+    pub subzone: Text,
 }

@@ -4,19 +4,21 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Text;
+
 /// `namespace/name`, the key of services (with the hostname as name), policies and most Kubernetes objects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NamespacedName {
     /// The Kubernetes namespace.
-    pub namespace: String,
+    pub namespace: Text,
     /// The name, or the hostname of a service.
-    pub name: String,
+    pub name: Text,
 }
 
 impl NamespacedName {
     /// Joins a namespace and a name.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
         NamespacedName {
             namespace: namespace.into(),
             name: name.into(),

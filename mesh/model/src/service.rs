@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterName, NamespacedName, Protocol, SmallMap};
+use crate::{ClusterName, NamespacedName, Protocol, SmallMap, Text};
 
 /// A Kubernetes service, or what several clusters' services of the same namespace and name merged to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct Service {
     pub hostname: String,
     /// The service's labels.
     #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
-    pub labels: SmallMap<String, String>,
+    pub labels: SmallMap<Text, Text>,
     /// Cluster IPs; empty = headless.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,

@@ -8,7 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterName, Locality, NamespacedName, Protocol, ServicePort, SpiffeId, TrustDomain};
+use crate::{
+    ClusterName, Locality, NamespacedName, Protocol, ServicePort, SpiffeId, Text, TrustDomain,
+};
 
 /// The name of a workload in the whole mesh: `<cluster>//Pod/<namespace>/<name>` for pods (the form of istiod).
 ///
@@ -52,44 +54,44 @@ pub struct Workload {
     /// The pod's name.
     pub name: String,
     /// The pod's namespace.
-    pub namespace: String,
+    pub namespace: Text,
     /// The service account that the pod runs as.
-    pub service_account: String,
+    pub service_account: Text,
     /// The authority of the pod's identity.
     pub trust_domain: TrustDomain,
     /// The cluster where the pod runs.
     pub cluster: ClusterName,
     /// The node where the pod runs.
-    pub node: String,
+    pub node: Text,
     /// The pod's addresses, at most one of each family is usual.
     pub addresses: Vec<IpAddr>,
     /// `hostname` of a pod under a headless service; empty when unset.
     #[serde(default)]
-    pub hostname: String,
+    pub hostname: Text,
     /// The pod's labels.
     #[serde(default)]
-    pub labels: SmallMap<String, String>,
+    pub labels: SmallMap<Text, Text>,
     /// The labels of the pod's namespace, in its own cluster. One copy for all of its pods.
     #[serde(default, skip_serializing_if = "is_empty")]
-    pub namespace_labels: Arc<SmallMap<String, String>>,
+    pub namespace_labels: Arc<SmallMap<Text, Text>>,
     /// The ports that the pod's containers give a name.
     #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
-    pub named_ports: SmallMap<String, NamedPort>,
+    pub named_ports: SmallMap<Text, NamedPort>,
     /// Where the node is.
     #[serde(default)]
     pub locality: Locality,
     /// `app` of telemetry (istio: canonical service).
     #[serde(default)]
-    pub canonical_name: String,
+    pub canonical_name: Text,
     /// `version` of telemetry.
     #[serde(default)]
-    pub canonical_revision: String,
+    pub canonical_revision: Text,
     /// What owns the pod.
     #[serde(default)]
     pub kind: WorkloadKind,
     /// The name of the owner (the Deployment's name).
     #[serde(default)]
-    pub owner_name: String,
+    pub owner_name: Text,
     /// How to reach it.
     #[serde(default)]
     pub tunnel_protocol: TunnelProtocol,
@@ -225,7 +227,7 @@ fn one() -> u32 {
     1
 }
 
-fn is_empty(labels: &SmallMap<String, String>) -> bool {
+fn is_empty(labels: &SmallMap<Text, Text>) -> bool {
     labels.is_empty()
 }
 

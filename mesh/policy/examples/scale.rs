@@ -61,7 +61,7 @@ fn main() {
     update("a workload of a known kind", &directory, &touched);
     let mut touched = PolicyTouched::default();
     let mut other = workload(3, workloads + 2);
-    other.service_account = "other".to_owned();
+    other.service_account = "other".into();
     touched.workloads.insert(other.uid.clone());
     directory.apply(Change::Workload(Arc::new(other)));
     update("a workload of a new kind", &directory, &touched);

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use tulle_model::{
     ClusterName, Directory, Entity, HeaderMismatch, HttpRule, L7Rules, LabelSource, Language,
     NetworkRule, NetworkRules, Operator, Peer, Peers, PortMatch, Ports, RuleAction, RuleSection,
-    Rules, Selector, Service, ServicePick, Transport, TunnelProtocol, Workload, WorkloadUid,
+    Rules, Selector, Service, ServicePick, Text, Transport, TunnelProtocol, Workload, WorkloadUid,
 };
 
 use crate::{
@@ -355,7 +355,7 @@ impl Case<'_> {
                 Ports::All => true,
                 Ports::Range(first, last) => (*first..=*last).contains(&port),
                 Ports::Named(name) => asked
-                    .and_then(|workload| workload.named_ports.get(name))
+                    .and_then(|workload| workload.named_ports.get(name.as_str()))
                     .is_some_and(|named| named.port == port && named.protocol.number() == protocol),
             }
     }
@@ -427,7 +427,7 @@ fn matches_http(rule: &HttpRule, facts: &HttpFacts<'_>) -> bool {
 }
 
 fn selects_service(selector: &Selector, service: &Service) -> bool {
-    selector.matches(|key| service.labels.get(&key.name).map(String::as_str))
+    selector.matches(|key| service.labels.get(key.name.as_str()).map(Text::as_str))
 }
 
 fn selects_workload(selector: &Selector, workload: &Workload) -> bool {
@@ -443,9 +443,9 @@ fn selects_workload(selector: &Selector, workload: &Workload) -> bool {
         } else if name == "io.cilium.k8s.policy.serviceaccount" {
             Some(workload.service_account.as_str())
         } else if let Some(name) = name.strip_prefix("io.cilium.k8s.namespace.labels.") {
-            workload.namespace_labels.get(name).map(String::as_str)
+            workload.namespace_labels.get(name).map(Text::as_str)
         } else {
-            workload.labels.get(name).map(String::as_str)
+            workload.labels.get(name).map(Text::as_str)
         }
     })
 }

@@ -8,6 +8,7 @@ mod authorization;
 mod bundle;
 mod error;
 mod field;
+mod labels;
 mod rules;
 mod service;
 mod workload;
@@ -26,10 +27,6 @@ use crate::workload::{Address, AddressType};
 
 /// What a resource of type `istio.workload.Address` holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for a moment, between decoding and the directory"
-)]
 pub enum DecodedAddress {
     /// A workload.
     Workload(Workload),

@@ -34,8 +34,8 @@ impl PodDescriptor {
     pub fn identity(&self, trust_domain: &TrustDomain) -> SpiffeId {
         SpiffeId {
             trust_domain: trust_domain.clone(),
-            namespace: self.namespace.clone(),
-            service_account: self.service_account.clone(),
+            namespace: self.namespace.clone().into(),
+            service_account: self.service_account.clone().into(),
         }
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn baggage(workload: &Workload, cluster: &ClusterName) -> Option<Head
         WorkloadKind::Job => "k8s.job.name",
     };
     let owner_name = if workload.owner_name.is_empty() {
-        &workload.name
+        workload.name.as_str()
     } else {
         &workload.owner_name
     };

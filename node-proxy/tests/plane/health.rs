@@ -23,7 +23,7 @@ fn serve_by(mesh: &Mesh, other: &str, port: u16) -> SocketAddr {
     let service = Service {
         name: "svc".into(),
         namespace: "default".into(),
-        hostname: key.name.clone(),
+        hostname: key.name.clone().into(),
         addresses: vec!["127.0.99.1".parse().unwrap()],
         ports: vec![ServicePort {
             name: String::new(),

@@ -127,7 +127,7 @@ async fn an_unreachable_endpoint_is_replaced_before_any_byte_is_sent() {
     let service = Service {
         name: "svc".into(),
         namespace: "default".into(),
-        hostname: key.name.clone(),
+        hostname: key.name.clone().into(),
         addresses: vec!["127.0.99.1".parse().unwrap()],
         ports: vec![ServicePort {
             name: String::new(),

@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Node;
 use tulle_model::{
-    Health, Locality, SmallMap, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Health, Locality, SmallMap, Text, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::Catalog;
@@ -17,7 +17,7 @@ use super::Catalog;
 pub(super) struct NodeFacts {
     pub(super) locality: Locality,
     addresses: Vec<IpAddr>,
-    labels: SmallMap<String, String>,
+    labels: SmallMap<Text, Text>,
 }
 
 impl NodeFacts {
@@ -37,12 +37,18 @@ impl NodeFacts {
         addresses.truncate(ADDRESSES_MAX);
         NodeFacts {
             locality: Locality {
-                region: label("topology.kubernetes.io/region").unwrap_or_default(),
-                zone: label("topology.kubernetes.io/zone").unwrap_or_default(),
-                subzone: label("topology.istio.io/subzone").unwrap_or_default(),
+                region: label("topology.kubernetes.io/region")
+                    .unwrap_or_default()
+                    .into(),
+                zone: label("topology.kubernetes.io/zone")
+                    .unwrap_or_default()
+                    .into(),
+                subzone: label("topology.istio.io/subzone")
+                    .unwrap_or_default()
+                    .into(),
             },
             addresses,
-            labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
+            labels: labels.map(|(k, v)| (k.into(), v.into())).collect(),
         }
     }
 }
@@ -62,21 +68,21 @@ impl Catalog {
         Some(Workload {
             uid: WorkloadUid::of_node(&self.settings.cluster, name),
             name: name.to_owned(),
-            namespace: String::new(),
-            service_account: "default".to_owned(),
+            namespace: Text::default(),
+            service_account: "default".into(),
             trust_domain: self.settings.trust_domain.clone(),
             cluster: self.settings.cluster.clone(),
-            node: name.to_owned(),
+            node: name.into(),
             addresses: facts.addresses.clone(),
-            hostname: String::new(),
+            hostname: Text::default(),
             labels: facts.labels.clone(),
             namespace_labels: Arc::default(),
             named_ports: SmallMap::new(),
             locality: facts.locality.clone(),
-            canonical_name: String::new(),
-            canonical_revision: String::new(),
+            canonical_name: Text::default(),
+            canonical_revision: Text::default(),
             kind: WorkloadKind::Pod,
-            owner_name: String::new(),
+            owner_name: Text::default(),
             tunnel_protocol: TunnelProtocol::None,
             health: Health::Healthy,
             host_network: true,

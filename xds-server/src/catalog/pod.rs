@@ -6,9 +6,9 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use tulle_model::{NamedPort, Protocol, SmallMap, WorkloadKind};
+use tulle_model::{NamedPort, Protocol, SmallMap, Text, WorkloadKind};
 
-use super::{Placement, service::annotations::global_namespace};
+use super::{Placement, labels, service::annotations::global_namespace};
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +115,7 @@ pub(super) struct NamespaceFacts {
     pub(super) out_of_mesh: bool,
     /// Whether its services may be global, if it says so.
     pub(super) global: Option<bool>,
-    pub(super) labels: Arc<SmallMap<String, String>>,
+    pub(super) labels: Arc<SmallMap<Text, Text>>,
 }
 
 impl NamespaceFacts {
@@ -126,7 +126,7 @@ impl NamespaceFacts {
         let facts = NamespaceFacts {
             out_of_mesh: mesh_mode_of(metadata) == MeshMode::Out,
             global: annotations.and_then(|a| global_namespace(a, &mut warnings)),
-            labels: Arc::new(metadata.labels.clone().into_iter().flatten().collect()),
+            labels: Arc::new(labels::shared(metadata.labels.as_ref())),
         };
         (facts, warnings)
     }

@@ -10,7 +10,7 @@ use tulle_model::{
     AppProtocol, Protocol, Service, ServicePort, Sharing, TrafficDistribution, TrafficPolicy,
 };
 
-use super::CLUSTER_DOMAIN;
+use super::{CLUSTER_DOMAIN, labels};
 
 pub(super) mod annotations;
 
@@ -40,13 +40,7 @@ impl ServiceFacts {
             hostname: format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}"),
             name,
             namespace,
-            labels: object
-                .metadata
-                .labels
-                .clone()
-                .into_iter()
-                .flatten()
-                .collect(),
+            labels: labels::shared(object.metadata.labels.as_ref()),
             sharing: annotations::sharing_of(&annotations, &mut warnings),
             ..Service::default()
         };

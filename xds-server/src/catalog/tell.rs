@@ -55,8 +55,8 @@ impl Catalog {
         };
         let object = ObjectKey {
             kind,
-            namespace: key.object.namespace.clone(),
-            name: key.object.name.clone(),
+            namespace: key.object.namespace.clone().into(),
+            name: key.object.name.clone().into(),
         };
         match self.policies.get(&object)? {
             SourcePolicy::Network(policy) => Some(Arc::clone(&policy.rules)),
@@ -75,8 +75,8 @@ impl Catalog {
     fn policy(&self, key: &NamespacedName) -> Option<Arc<Authorization>> {
         let object = ObjectKey {
             kind: ObjectKind::AuthorizationPolicy,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+            namespace: key.namespace.clone().into(),
+            name: key.name.clone().into(),
         };
         if let Some(SourcePolicy::Authorization(policy)) = self.policies.get(&object) {
             return Some(Arc::clone(&policy.authorization));
@@ -104,8 +104,8 @@ impl Catalog {
     fn gated_service(&mut self, key: &NamespacedName) -> Option<Arc<Service>> {
         let object = ObjectKey {
             kind: ObjectKind::Service,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+            namespace: key.namespace.clone().into(),
+            name: key.name.clone().into(),
         };
         let Some(facts) = self.services.get(key) else {
             self.warnings.remove(&object);

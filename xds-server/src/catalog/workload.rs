@@ -8,7 +8,7 @@ use tulle_model::{
 };
 
 use super::{
-    Catalog,
+    Catalog, labels,
     pod::{MeshMode, PodFacts},
     slice::{SliceEndpoint, SliceFacts},
 };
@@ -47,26 +47,28 @@ impl Catalog {
                 }
             }
         }
-        let namespace = self.namespaces.get(&key.namespace);
+        let namespace = self.namespaces.get(key.namespace.as_str());
         let namespace_out = namespace.is_some_and(|n| n.out_of_mesh);
         Some(Workload {
             uid: uid.clone(),
-            name: key.name.clone(),
+            name: key.name.clone().into(),
             namespace: key.namespace.clone(),
-            service_account: pod.service_account.clone(),
+            service_account: pod.service_account.clone().into(),
             trust_domain: self.settings.trust_domain.clone(),
             cluster: self.settings.cluster.clone(),
-            node: pod.node.clone(),
+            node: pod.node.clone().into(),
             addresses: pod.addresses.clone(),
-            hostname,
-            labels: pod.labels.clone().into_iter().collect(),
+            hostname: hostname.into(),
+            labels: labels::shared(Some(&pod.labels)),
             namespace_labels: namespace.map(|n| Arc::clone(&n.labels)).unwrap_or_default(),
-            named_ports: pod.ports.clone().into_iter().collect(),
+            named_ports: (pod.ports.iter())
+                .map(|(name, port)| (name.into(), *port))
+                .collect(),
             locality: self.locality_of(&pod.node).unwrap_or_default(),
-            canonical_name: canonical_name(pod),
-            canonical_revision: canonical_revision(pod),
+            canonical_name: canonical_name(pod).into(),
+            canonical_revision: canonical_revision(pod).into(),
             kind: pod.owner_kind,
-            owner_name: pod.owner_name.clone(),
+            owner_name: pod.owner_name.clone().into(),
             tunnel_protocol: tunnel_protocol(pod, namespace_out),
             health: health(pod, slices_health),
             host_network: pod.host_network,
@@ -106,7 +108,7 @@ impl Catalog {
         let address = endpoint.addresses.first()?;
         let of_node = self.locality_of(&endpoint.node);
         let locality = of_node.unwrap_or_else(|| Locality {
-            zone: endpoint.zone.clone(),
+            zone: endpoint.zone.clone().into(),
             ..Locality::default()
         });
         let cluster = &self.settings.cluster;
@@ -114,20 +116,20 @@ impl Catalog {
         let uid = format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}");
         Some(Workload {
             uid: WorkloadUid(uid.into()),
-            name: name.clone(),
+            name: name.clone().into(),
             namespace: namespace.clone(),
-            service_account: "default".to_owned(),
+            service_account: "default".into(),
             trust_domain: self.settings.trust_domain.clone(),
             cluster: cluster.clone(),
-            node: endpoint.node.clone(),
+            node: endpoint.node.clone().into(),
             addresses: endpoint.addresses.clone(),
-            hostname: endpoint.hostname.clone(),
+            hostname: endpoint.hostname.clone().into(),
             labels: SmallMap::new(),
             namespace_labels: Arc::default(),
             named_ports: SmallMap::new(),
             locality,
             canonical_name: name.clone(),
-            canonical_revision: "latest".to_owned(),
+            canonical_revision: "latest".into(),
             kind: WorkloadKind::Pod,
             owner_name: name.clone(),
             tunnel_protocol: TunnelProtocol::None,

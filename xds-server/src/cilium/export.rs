@@ -215,14 +215,14 @@ impl CiliumExport {
     }
 
     fn address(&self, workload: &Workload, ip: IpAddr, number: u32) -> AddressIdentity {
-        let node = self.nodes.get(&workload.node);
+        let node = self.nodes.get(workload.node.as_str());
         AddressIdentity {
             ip: ip.to_string(),
             host_ip: node.map(|n| n.host_ip(ip)).unwrap_or_default(),
             id: number,
-            namespace: workload.namespace.clone(),
+            namespace: workload.namespace.clone().into(),
             pod_name: workload.name.clone(),
-            service_account: workload.service_account.clone(),
+            service_account: workload.service_account.clone().into(),
             ..AddressIdentity::default()
         }
     }
@@ -256,11 +256,11 @@ impl CiliumExport {
                 if !workload.hostname.is_empty() {
                     value
                         .hostnames
-                        .insert(ip.clone(), workload.hostname.clone());
+                        .insert(ip.clone(), workload.hostname.clone().into());
                 }
                 if !workload.locality.zone.is_empty() {
                     let zone = BackendZone {
-                        zone: workload.locality.zone.clone(),
+                        zone: workload.locality.zone.clone().into(),
                         for_zones: Vec::new(),
                     };
                     value.zones.insert(ip.clone(), zone);

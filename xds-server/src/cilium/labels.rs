@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use sha2::{Digest as _, Sha256};
-use tulle_model::SmallMap;
+use tulle_model::{SmallMap, Text};
 
 /// The text of a set of labels: `source:key=value;`, sorted.
 pub(super) fn labels_text(
     cluster: &str,
     namespace: &str,
     service_account: &str,
-    labels: &SmallMap<String, String>,
+    labels: &SmallMap<Text, Text>,
 ) -> String {
     let own = [
         (POLICY_CLUSTER, cluster),
@@ -28,13 +28,13 @@ pub(super) fn labels_text(
 }
 
 /// The pod's own labels in such a text.
-pub(super) fn pod_labels(text: &str) -> SmallMap<String, String> {
+pub(super) fn pod_labels(text: &str) -> SmallMap<Text, Text> {
     let parts = text.split(';').filter_map(|part| part.strip_prefix("k8s:"));
     let pairs = parts.map(|part| part.split_once('=').unwrap_or((part, "")));
     let own = |key: &str| key.starts_with(CILIUM) || key == POD_NAMESPACE;
     pairs
         .filter(|(key, _)| !key.is_empty() && !own(key))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .map(|(key, value)| (key.into(), value.into()))
         .collect()
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use tulle_model::{
     Affinity, Change, ClusterName, Health, Locality, NamespacedName, PortMapping, Protocol,
-    Service, ServicePort, Sharing, SmallMap, TrustDomain, TunnelProtocol, Workload, WorkloadKind,
-    WorkloadUid,
+    Service, ServicePort, Sharing, SmallMap, Text, TrustDomain, TunnelProtocol, Workload,
+    WorkloadKind, WorkloadUid,
 };
 
 use super::{
@@ -28,7 +28,7 @@ pub(super) struct View {
     services: BTreeMap<String, Backends>,
     nodes: HashMap<String, KnownNode>,
     node_by_address: HashMap<IpAddr, String>,
-    labels: HashMap<u32, SmallMap<String, String>>,
+    labels: HashMap<u32, SmallMap<Text, Text>>,
     addresses: HashMap<IpAddr, PodAddress>,
     pods: HashMap<NamespacedName, BTreeSet<IpAddr>>,
     pods_by_labels: HashMap<u32, BTreeSet<NamespacedName>>,
@@ -149,9 +149,9 @@ impl View {
         let label = |name: &str| value.labels.get(name).cloned().unwrap_or_default();
         let node = KnownNode {
             locality: Locality {
-                region: label("topology.kubernetes.io/region"),
-                zone: label("topology.kubernetes.io/zone"),
-                subzone: label("topology.istio.io/subzone"),
+                region: label("topology.kubernetes.io/region").into(),
+                zone: label("topology.kubernetes.io/zone").into(),
+                subzone: label("topology.istio.io/subzone").into(),
             },
             addresses: value
                 .addresses
@@ -291,11 +291,11 @@ impl View {
         });
         let mut workload = Workload {
             uid: WorkloadUid::of_pod(&self.cluster, &pod.namespace, &pod.name),
-            name: pod.name.clone(),
+            name: pod.name.clone().into(),
             namespace: pod.namespace.clone(),
-            service_account: first.service_account.clone(),
+            service_account: first.service_account.clone().into(),
             labels: self.labels.get(&first.labels).cloned().unwrap_or_default(),
-            node: node.map(|n| n.name.clone()).unwrap_or_default(),
+            node: node.map(|n| n.name.clone()).unwrap_or_default().into(),
             locality: node.map(|n| n.locality.clone()).unwrap_or_default(),
             addresses: ips.iter().copied().collect(),
             ..self.blank()?
@@ -321,7 +321,7 @@ impl View {
             uid: WorkloadUid(format!("{}/cilium/Backend/{ip}", self.cluster).into()),
             name: ip.to_string(),
             namespace,
-            node: node.map(|n| n.name.clone()).unwrap_or_default(),
+            node: node.map(|n| n.name.clone()).unwrap_or_default().into(),
             locality: node.map(|n| n.locality.clone()).unwrap_or_default(),
             addresses: vec![ip],
             host_network: node.is_some(),
@@ -342,12 +342,12 @@ impl View {
                 workload.services.insert(service, mappings.clone());
             }
             if let Some(name) = backends.hostnames.get(&ip) {
-                workload.hostname.clone_from(name);
+                workload.hostname = name.into();
             }
             if let Some(zone) = backends.zones.get(&ip)
                 && workload.locality.zone.is_empty()
             {
-                workload.locality.zone.clone_from(zone);
+                workload.locality.zone = zone.into();
             }
         }
     }
@@ -358,19 +358,19 @@ impl View {
         Some(Workload {
             uid: WorkloadUid("".into()),
             name: String::new(),
-            namespace: String::new(),
-            service_account: String::new(),
+            namespace: Text::default(),
+            service_account: Text::default(),
             trust_domain,
             cluster: self.cluster.clone(),
-            node: String::new(),
+            node: Text::default(),
             addresses: Vec::new(),
-            hostname: String::new(),
+            hostname: Text::default(),
             labels: SmallMap::new(),
             locality: Locality::default(),
-            canonical_name: String::new(),
-            canonical_revision: String::new(),
+            canonical_name: Text::default(),
+            canonical_revision: Text::default(),
             kind: WorkloadKind::Pod,
-            owner_name: String::new(),
+            owner_name: Text::default(),
             tunnel_protocol: TunnelProtocol::None,
             health: Health::Healthy,
             host_network: false,

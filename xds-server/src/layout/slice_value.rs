@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tulle_model::{Health, Locality, Workload, WorkloadUid};
+use tulle_model::{Health, Locality, Text, Workload, WorkloadUid};
 
 /// As it is written.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub(super) fn encode<'a>(workloads: impl Iterator<Item = &'a Arc<Workload>>) -> 
         let blank = template_of(workload);
         let template = place(&mut slice.templates, blank);
         let node = Node {
-            name: workload.node.clone(),
+            name: workload.node.clone().into(),
             locality: workload.locality.clone(),
         };
         let pod = WorkloadUid::of_pod(&workload.cluster, &workload.namespace, &workload.name);
@@ -89,7 +89,7 @@ pub(super) fn encode<'a>(workloads: impl Iterator<Item = &'a Arc<Workload>>) -> 
             template,
             node: place(&mut slice.nodes, node),
             uid: (pod != workload.uid).then(|| workload.uid.0.to_string()),
-            hostname: workload.hostname.clone(),
+            hostname: workload.hostname.clone().into(),
             health: workload.health,
             capacity: workload.capacity,
         });
@@ -120,9 +120,9 @@ pub(super) fn decode(value: &[u8]) -> Result<Vec<Workload>, ReadSliceError> {
             uid: endpoint.uid.map_or_else(pod, |uid| WorkloadUid(uid.into())),
             name: endpoint.name,
             addresses: endpoint.addresses,
-            node: node.name.clone(),
+            node: node.name.clone().into(),
             locality: node.locality.clone(),
-            hostname: endpoint.hostname,
+            hostname: endpoint.hostname.into(),
             health: endpoint.health,
             capacity: endpoint.capacity,
             canonical_name: or_own(&template.canonical_name, &own_name),
@@ -135,8 +135,8 @@ pub(super) fn decode(value: &[u8]) -> Result<Vec<Workload>, ReadSliceError> {
 
 fn template_of(workload: &Workload) -> Workload {
     // A pod that nobody owns is called by its own name everywhere.
-    let unless_own = |name: &String| match *name == workload.name {
-        true => OWN_NAME.to_owned(),
+    let unless_own = |name: &Text| match *name == workload.name {
+        true => OWN_NAME.into(),
         false => name.clone(),
     };
     Workload {
@@ -145,9 +145,9 @@ fn template_of(workload: &Workload) -> Workload {
         uid: WorkloadUid("".into()),
         name: String::new(),
         addresses: Vec::new(),
-        node: String::new(),
+        node: Text::default(),
         locality: Locality::default(),
-        hostname: String::new(),
+        hostname: Text::default(),
         health: Health::default(),
         capacity: 1,
         demoted: false,
@@ -155,8 +155,11 @@ fn template_of(workload: &Workload) -> Workload {
     }
 }
 
-fn or_own(name: &str, own: &str) -> String {
-    if name == OWN_NAME { own } else { name }.to_owned()
+fn or_own(name: &Text, own: &str) -> Text {
+    match name.as_str() {
+        OWN_NAME => own.into(),
+        _ => name.clone(),
+    }
 }
 
 /// The number of an equal one, which is made if there is none. Lists are as short as a slice.

@@ -41,20 +41,20 @@ impl Slices {
         if let Some(old) = old.filter(|old| old.namespace != new.namespace) {
             self.remove(old);
         }
-        let tree = self.trees.entry(new.namespace.clone()).or_default();
+        let tree = self.trees.entry(new.namespace.clone().into()).or_default();
         let changed = tree.put(new);
         self.note(&new.namespace, changed);
     }
 
     /// A workload is gone.
     pub fn remove(&mut self, old: &Workload) {
-        let Some(tree) = self.trees.get_mut(&old.namespace) else {
+        let Some(tree) = self.trees.get_mut(old.namespace.as_str()) else {
             return;
         };
         let changed = tree.remove(&old.uid);
         // What is empty has become one again.
         if tree.leaves.len() <= 1 && tree.leaves.values().all(BTreeMap::is_empty) {
-            self.trees.remove(&old.namespace);
+            self.trees.remove(old.namespace.as_str());
         }
         self.note(&old.namespace, changed);
     }

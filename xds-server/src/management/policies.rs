@@ -102,8 +102,8 @@ impl Policies {
         let key = rules.key();
         let mut summary = PolicySummary {
             language: key.language.name().to_owned(),
-            namespace: key.object.namespace.clone(),
-            name: key.object.name.clone(),
+            namespace: key.object.namespace.clone().into(),
+            name: key.object.name.clone().into(),
             ..PolicySummary::default()
         };
         match rules {
@@ -337,7 +337,7 @@ impl Asked<'_> {
     fn verdict(&self, direction: Direction, subject: &Arc<Workload>, far: &End) -> Verdict {
         let mut compiler = Compiler::new(CompilerSettings {
             cluster: self.policies.cluster.clone(),
-            node: subject.node.clone(),
+            node: subject.node.clone().into(),
             limits: Limits::default(),
         });
         let mut learned = LearnedNames::default();

@@ -282,9 +282,9 @@ fn backend(
 ) -> Backend {
     Backend {
         cluster: workload.cluster.to_string(),
-        node: workload.node.clone(),
-        region: workload.locality.region.clone(),
-        zone: workload.locality.zone.clone(),
+        node: workload.node.clone().into(),
+        region: workload.locality.region.clone().into(),
+        zone: workload.locality.zone.clone().into(),
         name: workload.name.clone(),
         address: address.to_string(),
         service_port: port.port,

@@ -6,7 +6,7 @@ mod truth;
 use proptest::prelude::*;
 use tulle_model::{
     Affinity, AppProtocol, Authorization, AuthorizationAction, AuthorizationScope, Health,
-    Locality, PortMapping, Protocol, Service, ServicePort, Sharing, SmallMap, TunnelProtocol,
+    Locality, PortMapping, Protocol, Service, ServicePort, Sharing, SmallMap, Text, TunnelProtocol,
     WorkloadKind,
 };
 
@@ -57,19 +57,19 @@ fn workload(of: &str, name: &str, services: &[(&str, u16, u16)]) -> Workload {
     Workload {
         uid: WorkloadUid::of_pod(&cluster(of), "shop", name),
         name: name.to_owned(),
-        namespace: "shop".to_owned(),
-        service_account: "default".to_owned(),
+        namespace: "shop".into(),
+        service_account: "default".into(),
         trust_domain: domain(of),
         cluster: cluster(of),
-        node: format!("{of}-worker"),
+        node: format!("{of}-worker").into(),
         addresses: vec!["10.2.1.5".parse().unwrap()],
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: SmallMap::new(),
         locality: Locality::default(),
-        canonical_name: name.to_owned(),
-        canonical_revision: "latest".to_owned(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
         kind: WorkloadKind::Pod,
-        owner_name: name.to_owned(),
+        owner_name: name.into(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,

@@ -110,12 +110,12 @@ impl Facts {
         let Change::Workload(workload) = fact else {
             return;
         };
-        let now = self.nodes.get(&workload.node).copied().unwrap_or(0);
+        let now = self.nodes.get(workload.node.as_str()).copied().unwrap_or(0);
         let now = now.saturating_add_signed(by);
         if now == 0 {
-            self.nodes.remove(&workload.node);
+            self.nodes.remove(workload.node.as_str());
         } else {
-            self.nodes.insert(workload.node.clone(), now);
+            self.nodes.insert(workload.node.clone().into(), now);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Resources by name, key and cluster.
 
 use tulle_model::{
-    Health, Locality, PortMapping, Sharing, SmallMap, TrustBundle, TunnelProtocol, WorkloadKind,
+    Health, Locality, PortMapping, Sharing, SmallMap, Text, TrustBundle, TunnelProtocol,
+    WorkloadKind,
 };
 use tulle_wire::{DecodedAddress, decode_address};
 
@@ -23,19 +24,19 @@ pub(crate) fn workload(name: &str, ip: &str, service: Option<&str>) -> Workload 
     Workload {
         uid: WorkloadUid::of_pod(&cluster, "shop", name),
         name: name.to_owned(),
-        namespace: "shop".to_owned(),
-        service_account: "default".to_owned(),
+        namespace: "shop".into(),
+        service_account: "default".into(),
         trust_domain: "koornacht.tulle".parse().unwrap(),
         cluster,
-        node: "n1".to_owned(),
+        node: "n1".into(),
         addresses: vec![ip.parse().unwrap()],
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: SmallMap::new(),
         locality: Locality::default(),
-        canonical_name: name.to_owned(),
-        canonical_revision: "latest".to_owned(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
         kind: WorkloadKind::Pod,
-        owner_name: name.to_owned(),
+        owner_name: name.into(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use tulle_model::{
-    Affinity, Health, Locality, Service, Sharing, SmallMap, TunnelProtocol, Workload, WorkloadKind,
-    WorkloadUid,
+    Affinity, Health, Locality, Service, Sharing, SmallMap, Text, TunnelProtocol, Workload,
+    WorkloadKind, WorkloadUid,
 };
 
 use super::{Viewpoint, select_endpoints};
@@ -23,23 +23,23 @@ fn endpoint(text: &str) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(text.into()),
         name: text.to_owned(),
-        namespace: "default".to_owned(),
-        service_account: "default".to_owned(),
+        namespace: "default".into(),
+        service_account: "default".into(),
         trust_domain: "cluster.local".parse().unwrap(),
         cluster: text[0..1].parse().unwrap(),
-        node: text[1..2].to_owned(),
+        node: text[1..2].into(),
         addresses: if has('!') {
             Vec::new()
         } else {
             vec![[10, 0, 0, 1].into()]
         },
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: SmallMap::new(),
         locality: Locality::default(),
-        canonical_name: String::new(),
-        canonical_revision: String::new(),
+        canonical_name: Text::default(),
+        canonical_revision: Text::default(),
         kind: WorkloadKind::Pod,
-        owner_name: String::new(),
+        owner_name: Text::default(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: if has('-') {
             Health::Unhealthy

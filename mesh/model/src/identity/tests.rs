@@ -126,7 +126,7 @@ proptest! {
         domain in "[a-z0-9._-]{1,40}", namespace in "[a-z0-9][a-z0-9-]{0,20}", account in "[a-z0-9][a-z0-9.-]{0,20}",
     ) {
         let id = SpiffeId {
-            trust_domain: domain.parse().unwrap(), namespace, service_account: account,
+            trust_domain: domain.parse().unwrap(), namespace: namespace.as_str().into(), service_account: account.as_str().into(),
         };
         prop_assert_eq!(id.to_string().parse::<SpiffeId>(), Ok(id));
     }

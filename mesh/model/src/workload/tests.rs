@@ -146,7 +146,7 @@ fn a_workload_survives_storage() {
         )]
         .into_iter()
         .collect(),
-        labels: [("app".to_owned(), "x".to_owned())].into_iter().collect(),
+        labels: [("app".into(), "x".into())].into_iter().collect(),
         demoted: true,
         capacity: 0,
         ..bare()

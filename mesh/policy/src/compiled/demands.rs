@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tulle_model::{
-    Directory, LabelSource, NamePattern, NamespacedName, Peer, Service, ServicePick,
+    Directory, LabelSource, NamePattern, NamespacedName, Peer, Service, ServicePick, Text,
 };
 
 use super::{
@@ -247,7 +247,7 @@ impl Pick {
             && self.by_labels.matches(|key| match key.source {
                 LabelSource::Reserved => None,
                 LabelSource::Any | LabelSource::K8s => {
-                    service.labels.get(&key.name).map(String::as_str)
+                    service.labels.get(key.name.as_str()).map(Text::as_str)
                 }
             })
     }

@@ -152,7 +152,7 @@ impl Identity {
             PeerKind::Name(name) => self.names.binary_search(name).is_ok(),
             PeerKind::Services(pick) => self.picks.binary_search(pick).is_ok(),
             PeerKind::HasPort(name) => match &self.owner {
-                Owner::Workload(workload) => workload.named_ports.contains_key(name),
+                Owner::Workload(workload) => workload.named_ports.contains_key(name.as_str()),
                 Owner::Node { .. } | Owner::Outside => false,
             },
         }

@@ -4,7 +4,7 @@
 //! so nobody gains a namespace or a cluster by writing one into a manifest.
 
 use tulle_model::{
-    Entity, LabelKey, LabelSource, Operator, RuleSpec, Selector, TunnelProtocol, Workload,
+    Entity, LabelKey, LabelSource, Operator, RuleSpec, Selector, Text, TunnelProtocol, Workload,
 };
 
 /// Whether a policy's spec speaks of a workload.
@@ -24,7 +24,7 @@ pub(crate) fn label_of<'a>(workload: &'a Workload, key: &LabelKey) -> Option<&'a
                 Some(of_namespace) => workload.namespace_labels.get(of_namespace),
                 None => workload.labels.get(name),
             }
-            .map(String::as_str),
+            .map(Text::as_str),
         },
     }
 }

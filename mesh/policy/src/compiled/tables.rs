@@ -145,7 +145,7 @@ impl TableRules {
             return Named::default();
         };
         let found = self.names.iter().filter_map(|name| {
-            let port = workload.named_ports.get(name)?;
+            let port = workload.named_ports.get(name.as_str())?;
             Some((name.clone(), *port))
         });
         Named(found.collect())

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tulle_model::{
     Authorization, AuthorizationAction, AuthorizationClause, AuthorizationMatch, AuthorizationRule,
-    AuthorizationScope, Change, Directory, Health, Locality, SpiffeId, StringMatch, TunnelProtocol,
-    Workload, WorkloadKind, WorkloadUid,
+    AuthorizationScope, Change, Directory, Health, Locality, SpiffeId, StringMatch, Text,
+    TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::{Connection, DenyReason, Verdict, authorize, policy_matches};
@@ -37,19 +37,19 @@ fn workload(authorization_policies: &[&str]) -> Workload {
     Workload {
         uid: WorkloadUid("a//Pod/shop/db".into()),
         name: "db".to_owned(),
-        namespace: "shop".to_owned(),
-        service_account: "db".to_owned(),
+        namespace: "shop".into(),
+        service_account: "db".into(),
         trust_domain: "td".parse().unwrap(),
         cluster: "a".parse().unwrap(),
-        node: "n".to_owned(),
+        node: "n".into(),
         addresses: vec!["10.0.0.9".parse().unwrap()],
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: Default::default(),
         locality: Locality::default(),
-        canonical_name: String::new(),
-        canonical_revision: String::new(),
+        canonical_name: Text::default(),
+        canonical_revision: Text::default(),
         kind: WorkloadKind::Pod,
-        owner_name: String::new(),
+        owner_name: Text::default(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,

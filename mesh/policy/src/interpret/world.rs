@@ -7,7 +7,7 @@ use tulle_model::{
     HttpRule, L7Rules, LabelKey, LabelSource, Language, Locality, NamePattern, NamedPort,
     NamespacedName, NetworkRule, NetworkRules, Operator, Peer, Peers, PortMatch, Ports, Protocol,
     Requirement, RuleAction, RuleSection, RuleSpec, Rules, RulesKey, Selector, Service,
-    ServicePick, SmallMap, Transport, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    ServicePick, SmallMap, Text, Transport, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use crate::compiled::{LearnedNames, PolicyTouched};
@@ -163,8 +163,8 @@ impl World {
         }
         let service = Service {
             name: key.name.split('.').next().unwrap().to_owned(),
-            namespace: key.namespace,
-            hostname: key.name,
+            namespace: key.namespace.to_string(),
+            hostname: key.name.to_string(),
             labels: labels(dice),
             ..Service::default()
         };
@@ -193,11 +193,11 @@ fn block(dice: &mut Dice) -> AddressRange {
     }
 }
 
-fn labels(dice: &mut Dice) -> SmallMap<String, String> {
+fn labels(dice: &mut Dice) -> SmallMap<Text, Text> {
     let mut labels = SmallMap::new();
     for (name, values) in LABELS {
         if dice.one_in(2) {
-            labels.insert(name.to_owned(), dice.pick(&values).to_owned());
+            labels.insert(name.into(), dice.pick(&values).into());
         }
     }
     labels
@@ -235,36 +235,34 @@ fn workload(dice: &mut Dice) -> Workload {
     if dice.one_in(2) {
         let port = dice.pick(&[80, 8080]);
         let protocol = dice.pick(&[Protocol::Tcp, Protocol::Udp]);
-        named_ports.insert("http".to_owned(), NamedPort { port, protocol });
+        named_ports.insert("http".into(), NamedPort { port, protocol });
     }
     let mut services = SmallMap::new();
     for key in dice.some(2, service_key) {
         services.insert(key, Vec::new());
     }
     let namespace_labels = match namespace.as_str() {
-        "x" => [("team".to_owned(), "red".to_owned())]
-            .into_iter()
-            .collect(),
+        "x" => [("team".into(), "red".into())].into_iter().collect(),
         _ => SmallMap::new(),
     };
     Workload {
         uid,
         name,
-        namespace,
-        service_account: dice.pick(&["default", "web"]).to_owned(),
+        namespace: namespace.into(),
+        service_account: dice.pick(&["default", "web"]).into(),
         trust_domain: "td".parse().unwrap(),
         cluster,
-        node,
+        node: node.into(),
         addresses,
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: labels(dice),
         namespace_labels: Arc::new(namespace_labels),
         named_ports,
         locality: Locality::default(),
-        canonical_name: String::new(),
-        canonical_revision: String::new(),
+        canonical_name: Text::default(),
+        canonical_revision: Text::default(),
         kind: WorkloadKind::Pod,
-        owner_name: String::new(),
+        owner_name: Text::default(),
         tunnel_protocol: dice.pick(&[TunnelProtocol::Hbone, TunnelProtocol::None]),
         health: Health::Healthy,
         host_network: kind <= 3,

@@ -96,8 +96,8 @@ fn read_object(
     let mut warnings = warn_unseen(action, &unseen, &rules);
     warnings.extend(bad_dry_run);
     let authorization = Authorization {
-        name: key.name.clone(),
-        namespace: key.namespace.clone(),
+        name: key.name.clone().into(),
+        namespace: key.namespace.clone().into(),
         scope,
         action,
         rules,

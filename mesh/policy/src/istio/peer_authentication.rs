@@ -194,8 +194,8 @@ fn deny(
 ) -> Authorization {
     let NamespacedName { namespace, name } = key;
     Authorization {
-        name,
-        namespace,
+        name: name.to_string(),
+        namespace: namespace.to_string(),
         scope,
         action: AuthorizationAction::Deny,
         rules,

@@ -13,6 +13,7 @@ use super::{
         address_bits, check_gateway, check_key, read_enum, read_extras, read_network_address,
         read_port, read_protocol, write_ip,
     },
+    labels::read_labels,
 };
 use crate::{
     pack, tulle, type_url,
@@ -103,7 +104,7 @@ pub(super) fn read_service(wire: workload::Service) -> Result<Service, DecodeRes
         name: wire.name,
         namespace: wire.namespace,
         hostname: wire.hostname,
-        labels: extras.labels.into_iter().collect(),
+        labels: read_labels(extras.labels),
         addresses,
         ports: read_ports(&wire.ports, extras.ports)?,
         subject_alt_names: wire.subject_alt_names,

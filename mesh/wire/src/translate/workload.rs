@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tulle_model::{
     ClusterName, Health, Locality, NamedPort, NamespacedName, PortMapping, Protocol, SmallMap,
-    TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Text, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
         check_gateway, read_enum, read_extras, read_ip, read_port, read_protocol, read_service_key,
         write_ip,
     },
+    labels::{read_labels, write_labels},
 };
 use crate::{
     pack, resource_version, tulle, type_url,
@@ -23,23 +24,15 @@ use crate::{
 pub fn encode_workload(workload: &Workload) -> Address {
     let extras = tulle::WorkloadExtras {
         demoted: workload.demoted,
-        labels: workload
-            .labels
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect(),
-        pod_hostname: workload.hostname.clone(),
+        labels: write_labels(&workload.labels),
+        pod_hostname: workload.hostname.clone().into(),
         terminating: workload.health == Health::Terminating,
         service_ports: workload
             .services
             .iter()
             .filter_map(write_all_ports)
             .collect(),
-        namespace_labels: workload
-            .namespace_labels
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect(),
+        namespace_labels: write_labels(&workload.namespace_labels),
         named_ports: workload.named_ports.iter().map(write_named_port).collect(),
     };
     let extension = (extras != tulle::WorkloadExtras::default()).then(|| Extension {
@@ -49,19 +42,19 @@ pub fn encode_workload(workload: &Workload) -> Address {
     let message = wire::Workload {
         uid: workload.uid.0.to_string(),
         name: workload.name.clone(),
-        namespace: workload.namespace.clone(),
+        namespace: workload.namespace.clone().into(),
         addresses: workload.addresses.iter().map(|ip| write_ip(*ip)).collect(),
         hostname: String::new(),
         network: String::new(),
         tunnel_protocol: write_tunnel(workload.tunnel_protocol).into(),
         trust_domain: workload.trust_domain.to_string(),
-        service_account: workload.service_account.clone(),
+        service_account: workload.service_account.clone().into(),
         waypoint: None,
-        node: workload.node.clone(),
-        canonical_name: workload.canonical_name.clone(),
-        canonical_revision: workload.canonical_revision.clone(),
+        node: workload.node.clone().into(),
+        canonical_name: workload.canonical_name.clone().into(),
+        canonical_revision: workload.canonical_revision.clone().into(),
         workload_type: write_kind(workload.kind).into(),
-        workload_name: workload.owner_name.clone(),
+        workload_name: workload.owner_name.clone().into(),
         native_tunnel: false,
         authorization_policies: workload.authorization_policies.clone(),
         status: write_health(workload.health).into(),
@@ -112,21 +105,21 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
     Ok(Workload {
         uid: WorkloadUid(message.uid.into()),
         name: message.name,
-        namespace: message.namespace,
-        service_account: or_default(message.service_account, SERVICE_ACCOUNT_DEFAULT),
+        namespace: message.namespace.into(),
+        service_account: or_default(message.service_account, SERVICE_ACCOUNT_DEFAULT).into(),
         trust_domain,
         cluster: read_cluster(&message.cluster_id)?,
-        node: message.node,
+        node: message.node.into(),
         addresses,
-        hostname: extras.pod_hostname,
-        labels: extras.labels.into_iter().collect(),
-        namespace_labels: Arc::new(extras.namespace_labels.into_iter().collect()),
+        hostname: extras.pod_hostname.into(),
+        labels: read_labels(extras.labels),
+        namespace_labels: Arc::new(read_labels(extras.namespace_labels)),
         named_ports: read_named_ports(extras.named_ports)?,
         locality: message.locality.map(read_locality).unwrap_or_default(),
-        canonical_name: message.canonical_name,
-        canonical_revision: message.canonical_revision,
+        canonical_name: message.canonical_name.into(),
+        canonical_revision: message.canonical_revision.into(),
         kind: read_kind(message.workload_type),
-        owner_name: message.workload_name,
+        owner_name: message.workload_name.into(),
         tunnel_protocol: read_tunnel(message.tunnel_protocol)?,
         health: read_health(
             read_enum(|| field("status"), message.status)?,
@@ -145,24 +138,24 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
     })
 }
 
-fn write_named_port((name, named): (&String, &NamedPort)) -> (String, tulle::NamedPort) {
+fn write_named_port((name, named): (&Text, &NamedPort)) -> (String, tulle::NamedPort) {
     let port = tulle::NamedPort {
         port: u32::from(named.port),
         protocol: named.protocol.to_string(),
     };
-    (name.clone(), port)
+    (name.into(), port)
 }
 
 fn read_named_ports(
     ports: BTreeMap<String, tulle::NamedPort>,
-) -> Result<SmallMap<String, NamedPort>, DecodeResourceError> {
+) -> Result<SmallMap<Text, NamedPort>, DecodeResourceError> {
     let read = |(name, named): (String, tulle::NamedPort)| {
         let field = || format!("workload.extensions[mesh.tulle.io/workload].named_ports[{name}]");
         let port = NamedPort {
             port: read_port(field, named.port)?,
             protocol: read_protocol(field, &named.protocol)?,
         };
-        Ok((name, port))
+        Ok((name.into(), port))
     };
     ports.into_iter().map(read).collect()
 }
@@ -370,17 +363,17 @@ fn write_network_mode(host_network: bool) -> wire::NetworkMode {
 
 fn read_locality(of: wire::Locality) -> Locality {
     Locality {
-        region: of.region,
-        zone: of.zone,
-        subzone: of.subzone,
+        region: of.region.into(),
+        zone: of.zone.into(),
+        subzone: of.subzone.into(),
     }
 }
 
 fn write_locality(of: &Locality) -> Option<wire::Locality> {
     (*of != Locality::default()).then(|| wire::Locality {
-        region: of.region.clone(),
-        zone: of.zone.clone(),
-        subzone: of.subzone.clone(),
+        region: of.region.clone().into(),
+        zone: of.zone.clone().into(),
+        subzone: of.subzone.clone().into(),
     })
 }
 

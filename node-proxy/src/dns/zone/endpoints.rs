@@ -78,7 +78,7 @@ pub(super) fn named_endpoints<'a>(
 /// The label by which an endpoint is found again: its hostname, or its first address with dashes.
 pub(super) fn host_label(workload: &Workload) -> String {
     if !workload.hostname.is_empty() {
-        return workload.hostname.clone();
+        return workload.hostname.clone().into();
     }
     match workload.addresses.first() {
         Some(IpAddr::V4(address)) => address.to_string().replace('.', "-"),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use hickory_proto::rr::{Name, RData, RecordType};
 use proptest::prelude::*;
 use tulle_balance::Viewpoint;
-use tulle_model::{Change, Directory, Health, Locality, PortMapping, Workload};
+use tulle_model::{Change, Directory, Health, Locality, PortMapping, Text, Workload};
 
 use super::{Lookup, Zone, search_list};
 use crate::testing::{Fixture, pod, service};
@@ -42,9 +42,9 @@ fn mesh() -> Directory {
     ] {
         let mut workload = pod(cluster, "data", name, &[address]);
         workload.hostname = if name == "db-2" {
-            String::new()
+            Text::default()
         } else {
-            name.to_owned()
+            name.into()
         };
         let port = PortMapping {
             service_port: 80,
@@ -55,7 +55,7 @@ fn mesh() -> Directory {
         mesh.add_pod(workload);
     }
     let mut sick = pod("koornacht", "data", "db-3", &["10.1.1.7"]);
-    sick.hostname = "db-3".to_owned();
+    sick.hostname = "db-3".into();
     sick.health = Health::Unhealthy;
     sick.services.insert(key, Vec::new());
     sick.services.insert(late.key(), Vec::new());
@@ -268,7 +268,7 @@ fn clusters_have_names_below_headless_services() {
 fn one_hostname_in_two_clusters_is_two_pods() {
     let mut mesh = mesh();
     let mut twin = pod("tion", "data", "db-0", &["10.2.1.9"]);
-    twin.hostname = "db-0".to_owned();
+    twin.hostname = "db-0".into();
     twin.services.insert(
         "data/db.data.svc.cluster.local".parse().unwrap(),
         Vec::new(),
@@ -522,7 +522,7 @@ fn a_silent_clusters_pod_is_named_only_when_no_other_is() {
     directory.apply(Change::Workload(Arc::new(demoted)));
     assert_eq!(found(&directory), ["10.2.1.5"]);
     let mut twin = pod("koornacht", "data", "db-1", &["10.1.1.9"]);
-    twin.hostname = "db-1".to_owned();
+    twin.hostname = "db-1".into();
     twin.services.insert(
         "data/db.data.svc.cluster.local".parse().unwrap(),
         Vec::new(),

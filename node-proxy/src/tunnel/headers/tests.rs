@@ -1,4 +1,4 @@
-use tulle_model::{Health, Locality, SmallMap, TunnelProtocol, WorkloadUid};
+use tulle_model::{Health, Locality, SmallMap, Text, TunnelProtocol, WorkloadUid};
 
 use super::*;
 
@@ -86,12 +86,12 @@ fn workload() -> Workload {
         cluster,
         node: "n1".into(),
         addresses: Vec::new(),
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: SmallMap::new(),
         locality: Locality {
             region: "eu".into(),
             zone: "eu-1".into(),
-            subzone: String::new(),
+            subzone: Text::default(),
         },
         canonical_name: "a".into(),
         canonical_revision: "v1".into(),
@@ -119,8 +119,8 @@ fn baggage_has_the_form_of_ztunnel() {
     );
     let mut bare = workload();
     bare.kind = WorkloadKind::Pod;
-    bare.owner_name.clear();
-    bare.canonical_revision.clear();
+    bare.owner_name = Text::default();
+    bare.canonical_revision = Text::default();
     bare.canonical_name = "not,fit=for\"baggage".into();
     bare.locality = Locality::default();
     let bare = baggage(&bare, &cluster).unwrap();

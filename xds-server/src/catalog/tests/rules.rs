@@ -27,7 +27,7 @@ fn a_pod_carries_the_labels_of_its_namespace_and_the_names_of_its_ports() {
         namespace(json!({"team": "red"})),
     ]);
     let labels: Vec<_> = found.namespace_labels.iter().collect();
-    assert_eq!(labels, [(&"team".to_owned(), &"red".to_owned())]);
+    assert_eq!(labels, [(&"team".into(), &"red".into())]);
     let http = NamedPort {
         port: 8080,
         protocol: Protocol::Tcp,

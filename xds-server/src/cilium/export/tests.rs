@@ -140,7 +140,7 @@ fn only_shared_services_and_ready_endpoints_are_told() {
 fn what_goes_takes_all_its_keys_along() {
     let mut published = whole();
     let mut moved = workload("a", "10.1.1.2", Some("web"));
-    moved.labels.insert("v".to_owned(), "2".to_owned());
+    moved.labels.insert("v".into(), "2".into());
     let uid = moved.uid.clone();
     published.apply(Change::Workload(Arc::new(moved)));
     let of = |p: &Published, part: &str| p.keys.keys().filter(|k| k.contains(part)).count();

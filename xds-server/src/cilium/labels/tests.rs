@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn text_is_sorted_and_each_label_ends() {
-    let labels = SmallMap::from_iter([("app".to_owned(), "baz".to_owned())]);
+    let labels = SmallMap::from_iter([("app".into(), "baz".into())]);
     let text = labels_text("cluster3", "bar", "default", &labels);
     assert_eq!(
         text,

@@ -108,11 +108,11 @@ fn a_change_touches_one_slice() {
 fn what_is_each_ones_own_survives() {
     let mut odd = workload("odd", "10.1.1.9", None);
     odd.uid = WorkloadUid("koornacht/discovery.k8s.io/EndpointSlice/shop/manual/10.1.1.9".into());
-    odd.hostname = "web-0".to_owned();
+    odd.hostname = "web-0".into();
     odd.capacity = 7;
     odd.health = Health::Unhealthy;
-    odd.node = "n9".to_owned();
-    odd.locality.zone = "z".to_owned();
+    odd.node = "n9".into();
+    odd.locality.zone = "z".into();
     odd.addresses.clear();
     let mut published = Published::default();
     published.put(&Arc::new(odd));
@@ -131,13 +131,13 @@ fn slice_figures() {
                 Some("web"),
             );
             pod.addresses = vec![std::net::IpAddr::from([10, 1, 1, u8::try_from(n).unwrap()])];
-            pod.canonical_name = "rebel-base".to_owned();
-            pod.owner_name = "rebel-base".to_owned();
-            pod.node = format!("koornacht-worker{}", n % 10);
-            pod.locality.region = "eu-west".to_owned();
-            pod.locality.zone = format!("eu-west-{}", n % 3);
+            pod.canonical_name = "rebel-base".into();
+            pod.owner_name = "rebel-base".into();
+            pod.node = format!("koornacht-worker{}", n % 10).into();
+            pod.locality.region = "eu-west".into();
+            pod.locality.zone = format!("eu-west-{}", n % 3).into();
             pod.labels
-                .insert("pod-template-hash".to_owned(), "7d9f8c6b5".to_owned());
+                .insert("pod-template-hash".into(), "7d9f8c6b5".into());
             Arc::new(pod)
         })
         .collect();

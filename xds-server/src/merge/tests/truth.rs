@@ -132,7 +132,7 @@ fn meshed(cell: &Cell<'_>) -> Merge {
             .filter(|(p, is)| p.0 == *name && *is != Is::Absent);
         changes.extend(there.map(|(place, is)| {
             put(Workload {
-                node: place.1.to_string(),
+                node: place.1.to_string().into(),
                 addresses: vec![address_of(*place, cell)],
                 health: match is {
                     Is::Unready => Health::Unhealthy,

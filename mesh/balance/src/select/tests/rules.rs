@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tulle_model::{
-    Affinity, Failover, FailoverTarget, Health, Locality, Service, Sharing, SmallMap,
+    Affinity, Failover, FailoverTarget, Health, Locality, Service, Sharing, SmallMap, Text,
     TrafficDistribution, TrafficPolicy, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
@@ -92,9 +92,9 @@ impl Home {
 fn locality(text: &str) -> Locality {
     let (region, zone) = text.split_once('/').unwrap();
     Locality {
-        region: region.to_owned(),
-        zone: zone.to_owned(),
-        subzone: String::new(),
+        region: region.into(),
+        zone: zone.into(),
+        subzone: Text::default(),
     }
 }
 
@@ -111,22 +111,22 @@ fn endpoint(number: u16, word: &str) -> (String, Arc<Workload>, SocketAddr) {
     let workload = Workload {
         uid: WorkloadUid(format!("{word}#{number}").into()),
         name: word.to_owned(),
-        namespace: "default".to_owned(),
-        service_account: "default".to_owned(),
+        namespace: "default".into(),
+        service_account: "default".into(),
         trust_domain: "cluster.local".parse().unwrap(),
         cluster: place[0..1].parse().unwrap(),
-        node: place[1..2].to_owned(),
+        node: place[1..2].into(),
         addresses: vec![address.ip()],
-        hostname: String::new(),
+        hostname: Text::default(),
         labels: SmallMap::new(),
         locality: place
             .split_once('@')
             .map(|(_, l)| locality(l))
             .unwrap_or_default(),
-        canonical_name: String::new(),
-        canonical_revision: String::new(),
+        canonical_name: Text::default(),
+        canonical_revision: Text::default(),
         kind: WorkloadKind::Pod,
-        owner_name: String::new(),
+        owner_name: Text::default(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: match (has('-'), has('t')) {
             (true, _) => Health::Unhealthy,

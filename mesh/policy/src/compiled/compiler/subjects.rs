@@ -65,7 +65,7 @@ impl Authorized {
     fn reaches(&self, workload: &Workload, directory: &Directory) -> bool {
         let is_enforced = |policy: &Arc<Authorization>| !policy.dry_run;
         self.all
-            || self.namespaces.contains(&workload.namespace)
+            || self.namespaces.contains(workload.namespace.as_str())
             || !workload.authorization_policies.is_empty()
             || directory
                 .policies_reaching(&workload.namespace)

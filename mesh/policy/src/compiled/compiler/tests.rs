@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use tulle_model::{
     AddressRange, Change, Directory, Health, LabelKey, LabelSource, Language, Locality,
     NamespacedName, NetworkRule, NetworkRules, Operator, Peer, Peers, PortMatch, Ports,
-    Requirement, RuleAction, RuleSection, RuleSpec, Rules, RulesKey, Selector, SmallMap, Transport,
-    TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
+    Requirement, RuleAction, RuleSection, RuleSpec, Rules, RulesKey, Selector, SmallMap, Text,
+    Transport, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 use super::*;
@@ -18,23 +18,23 @@ fn workload(app: usize, number: u32) -> Workload {
     Workload {
         uid: WorkloadUid::of_pod(&"a".parse().unwrap(), "shop", &name),
         name,
-        namespace: "shop".to_owned(),
-        service_account: "default".to_owned(),
+        namespace: "shop".into(),
+        service_account: "default".into(),
         trust_domain: "td".parse().unwrap(),
         cluster: "a".parse().unwrap(),
-        node: "n1".to_owned(),
+        node: "n1".into(),
         addresses: vec![IpAddr::from([10, b, c, d])],
-        hostname: String::new(),
-        labels: [("app".to_owned(), format!("app{app}"))]
+        hostname: Text::default(),
+        labels: [("app".into(), format!("app{app}").into())]
             .into_iter()
             .collect(),
         namespace_labels: Arc::default(),
         named_ports: SmallMap::new(),
         locality: Locality::default(),
-        canonical_name: String::new(),
-        canonical_revision: String::new(),
+        canonical_name: Text::default(),
+        canonical_revision: Text::default(),
         kind: WorkloadKind::Pod,
-        owner_name: String::new(),
+        owner_name: Text::default(),
         tunnel_protocol: TunnelProtocol::Hbone,
         health: Health::Healthy,
         host_network: false,
@@ -194,7 +194,7 @@ fn a_new_workload_costs_only_those_whose_selectors_match_it() {
     // One of a new kind that a single subject's selector matches.
     let mut touched = PolicyTouched::default();
     let mut other = workload(7, 200_001);
-    other.service_account = "other".to_owned();
+    other.service_account = "other".into();
     bench.put(other, &mut touched);
     let update = bench.update(&touched);
     let work = bench.compiler.work();

@@ -5,7 +5,7 @@ use tulle_model::{
     TrafficDistribution, TrafficPolicy,
 };
 
-use super::super::DecodeResourceError;
+use super::super::{DecodeResourceError, labels::write_labels};
 use crate::tulle;
 
 /// Everything that decides which endpoint is chosen, the order of failover aside.
@@ -45,11 +45,7 @@ pub(super) fn write_extras(service: &Service) -> tulle::ServiceExtras {
         traffic_distribution: word(&DISTRIBUTIONS, service.traffic_distribution),
         algorithm: word(&ALGORITHMS, service.algorithm),
         failover: service.failover.as_ref().map(write_failover),
-        labels: service
-            .labels
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect(),
+        labels: write_labels(&service.labels),
     }
 }
 

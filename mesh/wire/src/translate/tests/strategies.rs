@@ -11,13 +11,17 @@ use tulle_model::{
     AddressRange, Affinity, Algorithm, AppProtocol, Authorization, AuthorizationAction,
     AuthorizationClause, AuthorizationMatch, AuthorizationRule, AuthorizationScope, Failover,
     FailoverTarget, Health, Locality, NamedPort, NamespacedName, PortMapping, Protocol, Service,
-    ServiceAccountMatch, ServicePort, Sharing, SmallMap, StringMatch, TrafficDistribution,
+    ServiceAccountMatch, ServicePort, Sharing, SmallMap, StringMatch, Text, TrafficDistribution,
     TrafficPolicy, TrustBundle, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
 /// Free text, also empty and outside ASCII.
 fn text() -> impl Strategy<Value = String> {
     ".{0,12}"
+}
+
+fn shared() -> impl Strategy<Value = Text> {
+    text().prop_map(Text::from)
 }
 
 /// A part of a key.
@@ -42,7 +46,7 @@ fn port_mapping() -> impl Strategy<Value = PortMapping> {
 
 prop_compose! {
     fn locality()(region in text(), zone in text(), subzone in text()) -> Locality {
-        Locality { region, zone, subzone }
+        Locality { region: region.into(), zone: zone.into(), subzone: subzone.into() }
     }
 }
 
@@ -50,15 +54,15 @@ prop_compose! {
     fn identified()(
         uid in "[a-z/A-Z0-9-]{1,40}", name in text(), namespace in text(), service_account in name(),
         trust_domain in "[a-z0-9._-]{1,30}", cluster in "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", node in text(),
-        addresses in vec(any::<IpAddr>(), 0..3), hostname in text(), labels in btree_map(text(), text(), 0..4),
+        addresses in vec(any::<IpAddr>(), 0..3), hostname in text(), labels in btree_map(shared(), shared(), 0..4),
     ) -> Workload {
         Workload {
-            uid: WorkloadUid(uid.into()), name, namespace, service_account,
+            uid: WorkloadUid(uid.into()), name, namespace: namespace.into(), service_account: service_account.into(),
             trust_domain: trust_domain.parse().unwrap(),
             cluster: cluster.parse().unwrap(),
-            node, addresses, hostname, labels: labels.into_iter().collect(),
-            locality: Locality::default(), canonical_name: String::new(), canonical_revision: String::new(),
-            kind: WorkloadKind::Pod, owner_name: String::new(), tunnel_protocol: TunnelProtocol::None,
+            node: node.into(), addresses, hostname: hostname.into(), labels: labels.into_iter().collect(),
+            locality: Locality::default(), canonical_name: Text::default(), canonical_revision: Text::default(),
+            kind: WorkloadKind::Pod, owner_name: Text::default(), tunnel_protocol: TunnelProtocol::None,
             health: Health::Healthy, host_network: false, services: Default::default(),
             authorization_policies: Vec::new(), capacity: 1, demoted: false,
             namespace_labels: Arc::default(), named_ports: SmallMap::new(),
@@ -75,10 +79,10 @@ prop_compose! {
         (host_network, demoted) in any::<(bool, bool)>(),
         services in btree_map(key(), vec(port_mapping(), 0..3), 0..3),
         authorization_policies in vec(text(), 0..3), capacity in prop_oneof![Just(0), Just(1), any::<u32>()],
-        namespace_labels in btree_map(text(), text(), 0..3), named_ports in btree_map(text(), named_port(), 0..3),
+        namespace_labels in btree_map(shared(), shared(), 0..3), named_ports in btree_map(shared(), named_port(), 0..3),
     ) -> Workload {
         Workload {
-            locality, canonical_name, canonical_revision, kind, owner_name, tunnel_protocol, health, host_network,
+            locality, canonical_name: canonical_name.into(), canonical_revision: canonical_revision.into(), kind, owner_name: owner_name.into(), tunnel_protocol, health, host_network,
             demoted, services: services.into_iter().collect(), authorization_policies, capacity,
             namespace_labels: Arc::new(namespace_labels.into_iter().collect()),
             named_ports: named_ports.into_iter().collect(), ..base
@@ -140,7 +144,7 @@ prop_compose! {
         ports in vec(service_port(), 0..5), subject_alt_names in vec(text(), 0..3),
         (global, shared, publish_not_ready) in any::<(bool, bool, bool)>(),
         external_name in proptest::option::of(".{1,12}"), chosen in chosen(),
-        labels in btree_map(text(), text(), 0..3),
+        labels in btree_map(shared(), shared(), 0..3),
     ) -> Service {
         let sharing = Sharing { global, shared, ..chosen.sharing };
         Service {
