@@ -1,9 +1,12 @@
 //! The semantics of network rules, written down as plainly as possible: every flow is held against every rule of every object.
 //!
 //! There are no identities, no sets, no tables and no prefixes here, and nothing is shared with the compiled form, so that a
-//! mistake has to be made twice to go unseen. It is only for tests.
+//! mistake has to be made twice to go unseen. It is only for tests: those beside it, and those that hold real connections against it.
 
+#[cfg(test)]
 mod differential;
+mod istio;
+#[cfg(test)]
 mod world;
 
 use std::net::IpAddr;
@@ -19,18 +22,31 @@ use crate::{
     names::{matches_name, matches_server_name},
 };
 
+pub use istio::IstioPolicies;
+
 /// Everything that a verdict depends on.
-pub(crate) struct Mesh<'a> {
-    pub(crate) directory: &'a Directory,
-    pub(crate) learned: &'a LearnedNames,
-    pub(crate) cluster: ClusterName,
-    pub(crate) own_node: WorkloadUid,
+#[derive(Debug)]
+pub struct Mesh<'a> {
+    /// The workloads, services and network rules.
+    pub directory: &'a Directory,
+    /// Istio's policies.
+    pub istio: &'a IstioPolicies,
+    /// The names that pods asked for.
+    pub learned: &'a LearnedNames,
+    /// The cluster of the subject's node.
+    pub cluster: ClusterName,
+    /// The subject's node.
+    pub own_node: WorkloadUid,
+    /// All requests that there can be, for the question whether a verdict depends on them.
+    pub requests: &'a [HttpFacts<'a>],
 }
 
 /// What the rules of one or of all languages say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said {
+pub enum Said {
+    /// It may pass.
     Allow,
+    /// It may not.
     Deny,
     /// It depends on what was not told.
     Open,
@@ -38,14 +54,33 @@ pub(crate) enum Said {
 
 /// The whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) said: Said,
-    /// Some rule's conditions decide, whatever they say.
-    pub(crate) is_conditional: bool,
+pub struct Answer {
+    /// What all languages say together.
+    pub said: Said,
+    /// What the languages of network rules say.
+    pub by_network: Said,
+    /// Some network rule's conditions decide, whatever they say.
+    pub is_conditional: bool,
+    /// What Istio's policies say.
+    pub by_istio: Said,
+    /// Some policy of Istio speaks of requests, and none was told.
+    pub istio_asks_requests: bool,
     /// Audited policies would deny it.
-    pub(crate) is_audited: bool,
+    pub is_audited: bool,
     /// Audited policies would have to see requests.
-    pub(crate) audits_requests: bool,
+    pub audits_requests: bool,
+}
+
+impl Answer {
+    const ALLOWED: Answer = Answer {
+        said: Said::Allow,
+        by_network: Said::Allow,
+        is_conditional: false,
+        by_istio: Said::Allow,
+        istio_asks_requests: false,
+        is_audited: false,
+        audits_requests: false,
+    };
 }
 
 /// Who is at the far end.
@@ -59,13 +94,12 @@ struct FarEnd<'a> {
 }
 
 impl Mesh<'_> {
-    pub(crate) fn answer(&self, flow: &Flow<'_>, request: Option<&RequestFacts<'_>>) -> Answer {
-        let subject = self.directory.workload(flow.subject).unwrap();
-        let mut answer = Answer {
-            said: Said::Allow,
-            is_conditional: false,
-            is_audited: false,
-            audits_requests: false,
+    /// What becomes of a flow, or of a request on it.
+    pub fn answer(&self, flow: &Flow<'_>, request: Option<&RequestFacts<'_>>) -> Answer {
+        let mut answer = Answer::ALLOWED;
+        let Some(subject) = self.directory.workload(flow.subject) else {
+            answer.said = Said::Deny;
+            return answer;
         };
         let far = self.far_end(flow);
         if flow.direction == Direction::Ingress
@@ -73,13 +107,38 @@ impl Mesh<'_> {
         {
             return answer;
         }
+        self.ask_network(subject, flow, &far, request, &mut answer);
+        // Istio's policies speak of TCP.
+        if flow.direction == Direction::Ingress && flow.protocol == 6 {
+            self.ask_istio(subject, flow, request, &mut answer);
+        }
+        answer.said = match (answer.by_network, answer.by_istio) {
+            (Said::Deny, _) | (_, Said::Deny) => Said::Deny,
+            (Said::Open, _) | (_, Said::Open) => Said::Open,
+            (Said::Allow, Said::Allow) => Said::Allow,
+        };
+        if answer.said == Said::Deny {
+            answer.is_audited = false;
+            answer.audits_requests = false;
+        }
+        answer
+    }
+
+    fn ask_network(
+        &self,
+        subject: &Workload,
+        flow: &Flow<'_>,
+        far: &FarEnd<'_>,
+        request: Option<&RequestFacts<'_>>,
+        answer: &mut Answer,
+    ) {
         let mut is_denied = false;
         for language in [Language::Cilium, Language::Kubernetes] {
             let case = Case {
                 mesh: self,
                 subject,
                 flow,
-                far: &far,
+                far,
                 request,
                 language,
             };
@@ -88,17 +147,43 @@ impl Mesh<'_> {
             is_denied |= enforced == Said::Deny;
             answer.is_conditional |= is_conditional;
             if enforced == Said::Open {
-                answer.said = Said::Open;
+                answer.by_network = Said::Open;
             }
             answer.is_audited |= audited == Said::Deny;
             answer.audits_requests |= audited == Said::Open && enforced == Said::Allow;
         }
         if is_denied {
-            answer.said = Said::Deny;
-            answer.is_audited = false;
-            answer.audits_requests = false;
+            answer.by_network = Said::Deny;
         }
-        answer
+    }
+
+    /// A verdict depends on the request if there are two that it differs for.
+    fn ask_istio(
+        &self,
+        subject: &Workload,
+        flow: &Flow<'_>,
+        request: Option<&RequestFacts<'_>>,
+        answer: &mut Answer,
+    ) {
+        let possible: Vec<Option<&HttpFacts<'_>>> = match request {
+            Some(RequestFacts::Http(facts)) => vec![Some(facts)],
+            None => {
+                answer.istio_asks_requests = self.istio.speak_of_requests(subject);
+                let requests = self.requests.iter().map(Some);
+                requests.chain([None]).collect()
+            }
+            Some(RequestFacts::Dns(_) | RequestFacts::NotHttp) => vec![None],
+        };
+        let allow = |request: &Option<&HttpFacts<'_>>| self.istio.allow(subject, flow, *request);
+        answer.by_istio = if possible.iter().all(allow) {
+            Said::Allow
+        } else if possible.iter().any(allow) {
+            Said::Open
+        } else {
+            Said::Deny
+        };
+        let mut possible = possible.into_iter();
+        answer.is_audited |= possible.all(|request| self.istio.note(subject, flow, request));
     }
 
     /// By TCP, nobody else can have the own node's address.
@@ -403,8 +488,7 @@ fn matches_http(rule: &HttpRule, facts: &HttpFacts<'_>) -> bool {
     let fits = |expression: &Option<String>, value: &str| {
         expression.as_ref().is_none_or(|expression| {
             regex::Regex::new(&format!("^(?:{expression})$"))
-                .unwrap()
-                .is_match(value)
+                .is_ok_and(|regex| regex.is_match(value))
         })
     };
     fits(&rule.path, facts.path)

@@ -7,8 +7,8 @@
 mod cilium;
 pub mod compiled;
 mod evaluate;
-#[cfg(test)]
-mod interpret;
+#[cfg(any(test, feature = "interpreter"))]
+pub mod interpret;
 pub mod istio;
 mod kubernetes;
 pub mod l7;

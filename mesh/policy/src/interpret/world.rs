@@ -1,5 +1,7 @@
 //! Random meshes, policies and flows, from a vocabulary that is so small that they meet all the time.
 
+mod istio;
+
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use tulle_model::{
@@ -10,7 +12,10 @@ use tulle_model::{
     ServicePick, SmallMap, Text, Transport, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
 };
 
+use super::IstioPolicies;
 use crate::compiled::{LearnedNames, PolicyTouched};
+
+pub(crate) use istio::{identities, requests};
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Debug, Clone)]
@@ -47,6 +52,7 @@ impl Dice {
 pub(crate) struct World {
     pub(crate) directory: Directory,
     pub(crate) learned: LearnedNames,
+    pub(crate) istio: IstioPolicies,
     pub(crate) subjects: BTreeSet<WorkloadUid>,
 }
 
@@ -95,7 +101,10 @@ impl World {
     /// One change; says what it touched.
     pub(crate) fn change(&mut self, dice: &mut Dice) -> PolicyTouched {
         let mut touched = PolicyTouched::default();
-        match dice.below(16) {
+        match dice.below(20) {
+            16 | 17 => self.change_authorization(dice, &mut touched),
+            18 => self.change_peers(dice, &mut touched),
+            19 if dice.one_in(4) => self.lose(dice, &mut touched),
             0..=5 => self.change_workload(dice, &mut touched),
             6..=11 => self.change_rules(dice, &mut touched),
             12 => self.change_service(dice, &mut touched),
@@ -141,6 +150,7 @@ impl World {
             self.subjects.remove(&workload.uid);
         }
         self.directory.apply(Change::Workload(Arc::new(workload)));
+        self.bind(touched);
     }
 
     fn change_rules(&mut self, dice: &mut Dice, touched: &mut PolicyTouched) {
