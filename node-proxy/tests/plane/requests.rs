@@ -25,12 +25,18 @@ enum Says {
 
 /// Lets the mesh know that `pod` may be asked, or may ask, for `/public` only; without requests: that nothing may pass.
 fn apply(mesh: &Mesh, pod: &str, says: &Says, requests: bool) {
+    let rules = match requests {
+        true => vec![public_only()],
+        false => Vec::new(),
+    };
+    apply_rules(mesh, pod, says, rules, false);
+}
+
+/// Lets the mesh know these rules, or that they are to be tried only.
+fn apply_rules(mesh: &Mesh, pod: &str, says: &Says, rules: Vec<NetworkRule>, audit: bool) {
     let section = RuleSection {
         default_deny: true,
-        rules: match requests {
-            true => vec![public_only()],
-            false => Vec::new(),
-        },
+        rules,
     };
     let (ingress, egress) = match says {
         Says::Ingress => (Some(section), None),
@@ -50,7 +56,7 @@ fn apply(mesh: &Mesh, pod: &str, says: &Says, requests: bool) {
             language: Language::Cilium,
             object: NamespacedName::new("default", "public"),
         },
-        audit: false,
+        audit,
         specs: vec![RuleSpec {
             subject,
             ingress,
@@ -198,4 +204,82 @@ async fn a_denied_connection_is_silent_or_reset() {
             assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
         }
     }
+}
+
+#[tokio::test]
+async fn what_only_audited_rules_deny_passes_and_is_counted() {
+    for (pod, says) in [("b", Says::Ingress), ("a", Says::Egress)] {
+        let mesh = Mesh::start().await;
+        let (listener, address) = listen_b().await;
+        serve(listener);
+        apply_rules(&mesh, pod, &says, vec![public_only()], true);
+        let audited = || mesh.metric("tulle_policy_verdicts_total", &["\"audit\""]);
+        // Connections from before the rule are not looked into.
+        for _ in 0..1000 {
+            let mut client = mesh.connect(address).await;
+            assert_eq!(ask(&mut client, "/public").await, "HTTP/1.1 200 OK");
+            assert_eq!(audited(), 0.0);
+            assert_eq!(ask(&mut client, "/admin").await, "HTTP/1.1 200 OK");
+            if audited() > 0.0 {
+                break;
+            }
+        }
+        assert_eq!(audited(), 1.0);
+        assert_eq!(mesh.metric("tulle_http_requests_total", &["denied"]), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn names_in_tls_hellos_are_judged() {
+    for (pod, says) in [("b", Says::Ingress), ("a", Says::Egress)] {
+        let mesh = Mesh::start().await;
+        let (listener, address) = listen_b().await;
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut reader, mut writer) = stream.split();
+                    let _end = tokio::io::copy(&mut reader, &mut writer).await;
+                });
+            }
+        });
+        let rule = NetworkRule {
+            l7: None,
+            server_names: vec!["*.example.com".to_owned()],
+            ..public_only()
+        };
+        apply_rules(&mesh, pod, &says, vec![rule], false);
+        let say = async |said: Vec<u8>| {
+            let mut client = mesh.connect(address).await;
+            client.write_all(&said).await.unwrap();
+            let mut heard = vec![0; said.len()];
+            let heard_all = in_time("an end", client.read_exact(&mut heard)).await;
+            heard_all.map(|_| assert_eq!(heard, said)).is_ok()
+        };
+        let plain = b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n".to_vec();
+        let mut tries = 0;
+        // Until the rule has arrived.
+        while say(plain.clone()).await {
+            tries += 1;
+            assert!(tries < 1000);
+        }
+        assert!(say(hello("a.example.com")).await);
+        assert!(say(hello("A.EXAMPLE.com")).await);
+        assert!(!say(hello("example.com")).await);
+        assert!(!say(hello("a.example.org")).await);
+        assert!(mesh.metric("tulle_connections_closed_total", &["server_name_denied"]) >= 2.0);
+    }
+}
+
+/// The first message of TLS 1.3, with a name and nothing else that is not needed.
+fn hello(name: &str) -> Vec<u8> {
+    fn with_len<const N: usize>(body: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&len[4 - N..], body].concat()
+    }
+    let entry = [&[0][..], &with_len::<2>(name.as_bytes())].concat();
+    let names = with_len::<2>(&with_len::<2>(&entry));
+    let extensions = with_len::<2>(&[&[0, 0][..], &names].concat());
+    let fixed = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    let message = [&[1][..], &with_len::<3>(&[fixed, extensions].concat())].concat();
+    [&[22, 3, 1][..], &with_len::<2>(&message)].concat()
 }

@@ -31,7 +31,7 @@ use tulle_node_proxy::{
     plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pod::PodProxy,
     pods::PodDescriptor,
-    policy::PolicyView,
+    policy::{PolicyMetrics, PolicyView},
     published::{Published, Publisher},
 };
 use tulle_policy::compiled::{Compiler, CompilerSettings, LearnedNames, Limits, PolicyTouched};
@@ -132,6 +132,7 @@ impl Site {
 /// What both nodes share in a test.
 struct Commons {
     metrics: Arc<PlaneMetrics>,
+    policy_metrics: Arc<PolicyMetrics>,
     directory: Published<Directory>,
     bundles: Arc<TrustBundles>,
     settings: PlaneSettings,
@@ -151,7 +152,7 @@ impl Node {
         let source = Arc::new(ForgedSource(Arc::clone(forge)));
         let cluster: ClusterName = name_of_cluster(name).parse().unwrap();
         let subject = WorkloadUid::of_pod(&cluster, "default", name);
-        let policy = compiled(&commons.directory, &cluster, subject);
+        let policy = compiled(commons, &cluster, subject);
         let plane = Arc::new(Plane {
             directory: commons.directory.clone(),
             policy,
@@ -187,11 +188,8 @@ impl Node {
 }
 
 /// The rules of one pod, compiled anew with every change of the mesh.
-fn compiled(
-    directory: &Published<Directory>,
-    cluster: &ClusterName,
-    subject: WorkloadUid,
-) -> PolicyView {
+fn compiled(commons: &Commons, cluster: &ClusterName, subject: WorkloadUid) -> PolicyView {
+    let directory = &commons.directory;
     let mut compiler = Compiler::new(CompilerSettings {
         cluster: cluster.clone(),
         node: "node".to_owned(),
@@ -212,7 +210,7 @@ fn compiled(
     let view = PolicyView {
         compiled: compiled.subscribe(),
         directory: directory.clone(),
-        metrics: Arc::default(),
+        metrics: Arc::clone(&commons.policy_metrics),
     };
     let mut directory = directory.clone();
     let _follower = tokio::spawn(async move {
@@ -271,7 +269,10 @@ impl Mesh {
         let directory = Publisher::new(view);
         let mut settings = PlaneSettings::default();
         change(&mut settings);
+        let policy_metrics = Arc::new(PolicyMetrics::default());
+        policy_metrics.register(&mut registry);
         let mut commons = Commons {
+            policy_metrics,
             metrics: Arc::new(PlaneMetrics::register(&mut registry)),
             directory: directory.subscribe(),
             bundles: bundles(&[&forge_a, &forge_b]).unwrap(),
