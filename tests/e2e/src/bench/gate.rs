@@ -18,7 +18,7 @@ struct Rule {
     part: String,
     path: String,
     figure: String,
-    /// Compared is the ratio to direct TCP; otherwise the value itself, which must be a count.
+    /// Compared is the ratio of the lowest values to direct TCP, which a busy machine changes least; otherwise the value itself, which must be a count.
     is_ratio: bool,
     baseline: f64,
     /// How much worse it may be, as a share of the baseline.
@@ -93,17 +93,17 @@ impl Rule {
 
     fn judge(&self, report: &Report) -> Verdict {
         let series = report.samples.find(&self.part, &self.path, &self.figure);
-        let spread = series.and_then(|series| {
+        let seen = series.and_then(|series| {
             if self.is_ratio {
-                series.ratio(Mode::Tulle, Mode::Direct)
+                series.ratio_of_lowest(Mode::Tulle, Mode::Direct)
             } else {
-                series.spread(Mode::Tulle)
+                Some(series.spread(Mode::Tulle)?.median)
             }
         });
         let kind = if self.is_ratio { "÷ direct" } else { "count" };
         Verdict {
             what: format!("{}, {}, {} ({kind})", self.part, self.path, self.figure),
-            seen: spread.map(|spread| spread.median),
+            seen,
             baseline: self.baseline,
             most: self.baseline * (1.0 + self.tolerance),
         }

@@ -91,6 +91,12 @@ impl Series {
             .collect();
         Spread::of(&ratios)
     }
+
+    /// The lowest value of one mode per the lowest of another: of times, what no other work has disturbed.
+    pub(super) fn ratio_of_lowest(&self, mode: Mode, to: Mode) -> Option<f64> {
+        let (value, to) = (self.spread(mode)?.min, self.spread(to)?.min);
+        (to > 0.0).then(|| value / to)
+    }
 }
 
 impl Spread {

@@ -32,6 +32,8 @@ fn the_ratio_compares_round_by_round() {
     let series = samples.find("p", "two nodes", "upload").unwrap();
     let ratio = series.ratio(Mode::Tulle, Mode::Direct);
     assert_eq!(ratio.map(|ratio| ratio.median), Some(3.0));
+    let lowest = series.ratio_of_lowest(Mode::Tulle, Mode::Direct);
+    assert_eq!(lowest, Some(10.0));
     assert!(samples.find("p", "same node", "upload").is_none());
 }
 

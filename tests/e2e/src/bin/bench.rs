@@ -8,7 +8,7 @@ use tulle_e2e::bench::{self, Baseline, Report, Settings, Verdict};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often each load runs, on each path, directly and through the mesh [default: 5; 3 with --quick]
+    /// How often each load runs, on each path, directly and through the mesh [default: 5; 3 with --quick, 9 with --gate]
     #[arg(long)]
     rounds: Option<usize>,
     /// How long each load runs [default: 1; 0.25 with --quick or --gate]
@@ -96,11 +96,16 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         load.display()
     );
     let (quick, gate) = (arguments.quick, arguments.gate.is_some());
+    let rounds = match (quick, gate) {
+        (true, _) => 3,
+        (_, true) => 9,
+        _ => 5,
+    };
     let seconds = arguments.seconds;
     let seconds = seconds.unwrap_or(if quick || gate { 0.25 } else { 1.0 });
     let limit = arguments.limit.unwrap_or(if quick { 75 } else { 2400 });
     Ok(Settings {
-        rounds: arguments.rounds.unwrap_or(if quick { 3 } else { 5 }),
+        rounds: arguments.rounds.unwrap_or(rounds),
         length: Duration::try_from_secs_f64(seconds)?,
         quick,
         filter: arguments.filter.clone(),
