@@ -152,6 +152,15 @@ impl Run<'_> {
     }
 
     fn measure_part(&mut self, part: &dyn Part, round: usize, say: &mut dyn FnMut(&str)) {
+        let begun = Instant::now();
+        self.measure_paths(part, round, say);
+        let took = begun.elapsed();
+        if took > TOLD_AFTER {
+            say(&format!("{} took {:.0} s", part.name(), took.as_secs_f64()));
+        }
+    }
+
+    fn measure_paths(&mut self, part: &dyn Part, round: usize, say: &mut dyn FnMut(&str)) {
         for path in part.paths(self.settings) {
             if self.begun.elapsed() > self.settings.limit {
                 if !self.cut.contains(&part.name()) {
@@ -197,3 +206,6 @@ impl std::fmt::Display for Mode {
         })
     }
 }
+
+/// A part that takes longer is told, so that a reader knows what is waited for.
+const TOLD_AFTER: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 mod churn;
 mod connect;
+mod endpoints;
 mod head_of_line;
 mod http;
 mod latency;
@@ -27,6 +28,7 @@ pub(super) fn all() -> Vec<Box<dyn Part>> {
     let mut parts: Vec<Box<dyn Part>> = vec![
         // Before the loads, which leave the proxies with more memory than an idle one has.
         Box::new(memory::Idle),
+        Box::new(memory::Held),
     ];
     for connections in [1, 16, 64] {
         for size in [64, 1024, 16 * 1024] {
@@ -45,10 +47,10 @@ pub(super) fn all() -> Vec<Box<dyn Part>> {
     parts.push(Box::new(syscalls::Allocations));
     parts.push(Box::new(head_of_line::HeadOfLine));
     parts.push(Box::new(churn::Churn));
-    parts.push(Box::new(memory::Held));
     parts.push(Box::new(memory::Moved));
     parts.push(Box::new(pods::Pods));
     parts.push(Box::new(services::Services));
+    parts.push(Box::new(endpoints::Endpoints));
     parts.push(Box::new(policies::Policies));
     parts
 }

@@ -12,7 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tulle_lab::{BUILT_IN, DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions, wait_until};
+use tulle_lab::{
+    BUILT_IN, DownGuard, Kind, Lab, LabConfig, ManifestText, ObjectKey, UpOptions, wait_until,
+};
 
 use super::{
     Mode, Settings,
@@ -125,6 +127,18 @@ impl Stage {
         Ok(sum_of(&text, name, &[] as &[&str]))
     }
 
+    /// Makes the proxies of a path forget what earlier loads made them take.
+    pub(super) fn restart_proxies(&self, settings: &Settings, path: Path) -> Result<()> {
+        let mut nodes = vec![CLIENT_NODE, path.node()];
+        nodes.dedup();
+        for node in nodes {
+            let component = format!("{node}/node-proxy");
+            self.lab.stop(&component)?;
+            self.lab.start(&component)?;
+        }
+        self.prove(settings, path)
+    }
+
     /// Runs a command of the machine's own inside the network namespace of a pod of the client's cluster.
     pub(super) fn inside(&self, pod: &str, command: &[&str]) -> Result<()> {
         let path = self.lab.pod_namespace(CLIENT_CLUSTER, NAMESPACE, pod);
@@ -168,6 +182,20 @@ impl Stage {
             .apply_text(cluster, &manifest(node, name, command)?)?;
         let key = ObjectKey::new(Kind::Pod, NAMESPACE, name);
         Ok(self.lab.wait_pod_ready(cluster, &key, READY_DEADLINE)?)
+    }
+
+    /// Applies many objects to the client's cluster in one change. The time to read a text grows with the square of its length, so each
+    /// text has few of them.
+    pub(super) fn apply_many(&self, manifests: &[String]) -> Result<()> {
+        let texts: Vec<ManifestText> = manifests
+            .chunks(OBJECTS_PER_TEXT)
+            .map(|chunk| ManifestText {
+                file: "text".to_owned(),
+                text: chunk.join("\n---\n"),
+            })
+            .collect();
+        self.lab.apply(CLIENT_CLUSTER, &texts)?;
+        Ok(())
     }
 
     pub(super) fn delete_pod(&self, name: &str) -> Result<()> {
@@ -319,3 +347,4 @@ pub(super) const CLIENT_NODE: &str = "koornacht-worker";
 pub(super) const CLIENT: &str = "client";
 pub(super) const NAMESPACE: &str = "default";
 pub(super) const PORT: u16 = 7400;
+const OBJECTS_PER_TEXT: usize = 50;

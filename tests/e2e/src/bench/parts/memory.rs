@@ -83,10 +83,12 @@ impl Part for Held {
         } else {
             &[1_000, 10_000]
         };
+        // Memory that an earlier load made the proxies take would hide what these connections need.
+        let before = holdings(&place.proxies()?)?;
         let mut samples = Vec::new();
         for count in counts {
             let what = format!("per idle connection of {count}");
-            samples.extend(held(place, *count, 0, &what)?);
+            samples.extend(held(place, &before, *count, 0, &what)?);
         }
         Ok(samples)
     }
@@ -114,8 +116,11 @@ impl Part for Moved {
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
+        place.stage.restart_proxies(place.settings, place.path)?;
+        let before = holdings(&place.proxies()?)?;
         held(
             place,
+            &before,
             200,
             12_000_000,
             "per idle connection of 200 that moved 12 MB",
@@ -123,10 +128,15 @@ impl Part for Moved {
     }
 }
 
-/// Opens the connections, looks at the proxies before and meanwhile.
-fn held(place: &Place<'_>, count: u32, moved: u64, what: &str) -> Result<Vec<Sample>> {
+/// Opens the connections, and looks at what the proxies hold more than before.
+fn held(
+    place: &Place<'_>,
+    before: &[Holdings],
+    count: u32,
+    moved: u64,
+    what: &str,
+) -> Result<Vec<Sample>> {
     let proxies = place.proxies()?;
-    let before = holdings(&proxies)?;
     let (connections, moved) = (count.to_string(), moved.to_string());
     let child = place.start("hold", &["--connections", &connections, "--moved", &moved])?;
     let child = wait_until_held(child)?;

@@ -48,7 +48,7 @@ impl Part for Pods {
             .iter()
             .map(|name| manifest(CLIENT_NODE, name, &["sleep", "100000"]))
             .collect::<Result<Vec<_>>>()?;
-        lab.apply_text(CLIENT_CLUSTER, &pods.join("---\n"))?;
+        stage.apply_many(&pods)?;
         for name in &names {
             let key = ObjectKey::new(Kind::Pod, NAMESPACE, name);
             lab.wait_pod_ready(CLIENT_CLUSTER, &key, READY_DEADLINE * 4)?;

@@ -67,9 +67,7 @@ fn make(place: &Place<'_>, from: u32, to: u32) -> Result<()> {
             )
         })
         .collect();
-    stage
-        .lab
-        .apply_text(CLIENT_CLUSTER, &manifest.join("---\n"))?;
+    stage.apply_many(&manifest)?;
     let load = place
         .settings
         .load

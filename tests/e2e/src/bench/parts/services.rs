@@ -71,8 +71,7 @@ fn make(place: &Place<'_>, from: u32, to: u32) -> Result<()> {
         })
         .collect();
     let before = frontends(place)?;
-    let lab = &place.stage.lab;
-    lab.apply_text(CLIENT_CLUSTER, &manifest.join("---\n"))?;
+    place.stage.apply_many(&manifest)?;
     let wanted = before + u64::from(to - from);
     place.wait_for("the kernel knows all services", || {
         Ok(frontends(place)? >= wanted)

@@ -1,0 +1,134 @@
+//! New connections against more and more endpoints of one service.
+//!
+//! Ten thousand pods do not fit on a machine, so the server's pod answers for a whole subnet, and the service's endpoints are addresses of it
+//! without a pod, which the mesh lets the client reach as they are: what is measured is the choice among them.
+
+use std::{net::SocketAddr, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tulle_lab::{Kind, ObjectKey};
+
+use crate::{
+    bench::{
+        Mode, Settings,
+        figure::{Figure, Sample, Unit},
+        part::Part,
+        place::{Path, Place},
+        stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT, server_name},
+    },
+    rig::streams,
+};
+
+/// Sixteen clients at once.
+pub(in crate::bench) struct Endpoints;
+
+impl Part for Endpoints {
+    fn name(&self) -> &'static str {
+        "endpoints"
+    }
+
+    fn paths(&self, _: &Settings) -> &'static [Path] {
+        &[Path::SameNode]
+    }
+
+    fn rounds(&self, _: &Settings) -> usize {
+        1
+    }
+
+    fn is_quick(&self) -> bool {
+        false
+    }
+
+    fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
+        let is_direct = place.stage.mode() == Mode::Direct;
+        if !is_direct {
+            answer_for_subnet(place)?;
+        }
+        let mut samples = Vec::new();
+        for count in COUNTS {
+            let server = if is_direct {
+                place.stage.server(place.path)?
+            } else {
+                service(place, count)?
+            };
+            for _ in 0..place.settings.rounds {
+                let outcome = place.load_at("connect", server, &["--clients", "16"])?;
+                let name = format!("{count} endpoints, 16 clients, new connections");
+                let figure = Figure::new(name, Unit::PerSecond);
+                let is_end = count == 1 || count == 10_000;
+                samples.push(figure.headline(is_end).of(outcome.number("per_second")?));
+            }
+        }
+        Ok(samples)
+    }
+}
+
+fn answer_for_subnet(place: &Place<'_>) -> Result<()> {
+    let stage = place.stage;
+    let local = ["ip", "route", "replace", "local", SUBNET, "dev", "lo"];
+    stage.inside(&server_name(place.path), &local)?;
+    let gateway = stage.server(place.path)?.ip().to_string();
+    let output = stage.lab.inside_node(place.path.node(), || {
+        let mut command = Command::new("ip");
+        command.args(["route", "replace", SUBNET, "via", &gateway]);
+        command.output()
+    })?;
+    let output = output.context("ip")?;
+    ensure!(output.status.success(), "ip route: {}", streams(&output));
+    Ok(())
+}
+
+/// A service with so many endpoints.
+fn service(place: &Place<'_>, count: u32) -> Result<SocketAddr> {
+    let name = format!("wide-{count}");
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"ipFamilies": ["IPv4"], "ports": [{"name": "tcp", "port": PORT, "protocol": "TCP"}]},
+    })];
+    let addresses: Vec<String> = (0..count).map(address).collect();
+    for (number, chunk) in addresses.chunks(ENDPOINTS_PER_SLICE).enumerate() {
+        objects.push(slice(&name, number, chunk));
+    }
+    let backends = || place.stage.metric(CLIENT_NODE, "tulle_kernel_backends");
+    let wanted = backends()? + u64::from(count);
+    let lab = &place.stage.lab;
+    // JSON is YAML.
+    let text: Vec<String> = objects.iter().map(Value::to_string).collect();
+    place.stage.apply_many(&text)?;
+    place.wait_for("the kernel knows all endpoints", || {
+        Ok(backends()? >= wanted)
+    })?;
+    let key = ObjectKey::new(Kind::Service, NAMESPACE, &name);
+    let object = lab.api(CLIENT_CLUSTER)?.get(&key)?;
+    let address = object
+        .as_ref()
+        .and_then(|service| service.value.pointer("/spec/clusterIP")?.as_str());
+    let address = address.context("the service has no address")?;
+    let server = SocketAddr::new(address.parse()?, PORT);
+    place
+        .stage
+        .prove_address(place.settings, &server.to_string())?;
+    Ok(server)
+}
+
+fn slice(service: &str, number: usize, addresses: &[String]) -> Value {
+    let endpoint =
+        |address: &String| json!({"addresses": [address], "conditions": {"ready": true}});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": format!("{service}-{number}"), "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "ports": [{"name": "tcp", "port": PORT, "protocol": "TCP"}],
+        "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+/// The address with this number in the subnet, without those that end in 0 or 255.
+fn address(number: u32) -> String {
+    format!("10.250.{}.{}", number / 250, number % 250 + 1)
+}
+
+const SUBNET: &str = "10.250.0.0/16";
+const COUNTS: [u32; 4] = [1, 100, 1_000, 10_000];
+const ENDPOINTS_PER_SLICE: usize = 100;
