@@ -14,7 +14,7 @@ use rustix::system::uname;
 use tracing::{info, warn};
 use tulle_abi::{
     Address, Endpoint, HOST_ADDRESSES_MAX, OriginalKey, OriginalValue, Program, Reason,
-    SOCKMAP_OFF, Settings, TupleKey, counter_index,
+    SOCKMAP_OFF, Settings, counter_index,
 };
 
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     policy::PolicyTables,
     raw::{Raw, Table},
     reconcile::{Tables, delete, read_all, write},
-    sockets::{self, PodSockets},
+    sockets::{self, Begun, PodSockets},
     sockmap,
 };
 
@@ -60,7 +60,7 @@ pub struct Datapath {
     is_guarded: bool,
     is_enforcing: bool,
     host_addresses: Mutex<Table<Address, u32>>,
-    directs: Mutex<Table<TupleKey, u32>>,
+    begun: Begun,
     /// The id of the proxy's cgroup.
     proxy_cgroup: u64,
 }
@@ -160,7 +160,10 @@ impl Datapath {
             is_guarded,
             is_enforcing: enforcement != Enforcement::Off,
             host_addresses: Mutex::new(maps.host_addresses),
-            directs: Mutex::new(maps.directs),
+            begun: Begun {
+                directs: maps.directs,
+                flows: maps.flows,
+            },
             proxy_cgroup,
         })
     }
@@ -289,9 +292,7 @@ impl Datapath {
                 })
             })
             .collect();
-        let directs = lock(&self.directs);
-        let is_direct = |key: &TupleKey| directs.get(&Raw(*key), 0).is_ok();
-        sockets::recheck(&pods, self.proxy_cgroup, is_direct, limit, may)
+        sockets::recheck(&pods, self.proxy_cgroup, &self.begun, limit, may)
     }
 
     /// Captures a pod: its outbound connections by its namespace's cookie, its inbound ones by steering in the namespace.

@@ -92,6 +92,7 @@ pub(crate) struct Maps {
     pub(crate) verdicts: RingBuf<MapData>,
     pub(crate) host_addresses: Table<tulle_abi::Address, u32>,
     pub(crate) directs: Table<tulle_abi::TupleKey, u32>,
+    pub(crate) flows: Table<tulle_abi::FlowKey, tulle_abi::FlowValue>,
     pub(crate) applications: Sockets<tulle_abi::TupleKey>,
     pub(crate) proxies: Sockets<tulle_abi::TupleKey>,
 }
@@ -214,6 +215,7 @@ impl Maps {
             verdicts: take(object, "VERDICTS")?,
             host_addresses: take(object, "HOST_ADDRESSES")?,
             directs: take(object, "DIRECTS")?,
+            flows: take(object, "FLOWS")?,
             applications: take(object, "APPLICATIONS")?,
             proxies: take(object, "PROXIES")?,
         })

@@ -20,7 +20,7 @@ use tracing::warn;
 
 use self::netlink::{Destroyed, Diagnosis, KINDS, Kind, SocketSeen};
 pub use self::recheck::EstablishedConnection;
-pub(crate) use self::recheck::{PodSockets, recheck};
+pub(crate) use self::recheck::{Begun, PodSockets, recheck};
 use crate::DestroyConnectionsError;
 
 /// What a call to destroy connections did.

@@ -218,6 +218,10 @@ fn judge_flow(
     let question = question(packet, pod, &key, first);
     let verdict = ask(pod, &question);
     if may(&verdict, first, packet.protocol) {
+        // Once for each flow, not once for each change of the tables.
+        if begun == 0 && verdict.is_audited {
+            tell_of(program, packet, &question, &verdict, verdict.verdict);
+        }
         remember(&key, generation, first);
         return Ok(Reason::FlowBegun);
     }
@@ -230,7 +234,7 @@ fn judge_flow(
             return Ok(Reason::FlowBegun);
         }
     }
-    tell_of(program, packet, &question, &verdict);
+    tell_of(program, packet, &question, &verdict, VERDICT_DENY);
     Err(if verdict.verdict == VERDICT_PROXY {
         Reason::ProxyOnly
     } else if first == BEGUN_BY_POD {
@@ -343,10 +347,8 @@ fn question(packet: &Packet, pod: &PodValue, key: &FlowKey, begun: u32) -> Quest
 /// Who sends from an address: a workload only if its own gate has seen the packet.
 #[inline(always)]
 fn proven_identity(address: &Address) -> u32 {
-    if let Some(netns) = unsafe { OWNERS.get(address) }
-        && let Some(sender) = unsafe { PODS.get(netns) }
-    {
-        return sender.identity;
+    if unsafe { OWNERS.get(address) }.is_some() {
+        return identity_of(address);
     }
     block_of(address)
 }
@@ -372,7 +374,7 @@ fn may(verdict: &Verdict, begun: u32, protocol: u8) -> bool {
 }
 
 #[inline(always)]
-fn tell_of(program: Program, packet: &Packet, question: &Question, verdict: &Verdict) {
+fn tell_of(program: Program, packet: &Packet, question: &Question, verdict: &Verdict, becomes: u8) {
     tell(
         program,
         VerdictEvent {
@@ -384,7 +386,7 @@ fn tell_of(program: Program, packet: &Packet, question: &Question, verdict: &Ver
             rule: verdict.rule,
             direction: question.direction as u8,
             protocol: packet.protocol,
-            verdict: VERDICT_DENY,
+            verdict: becomes,
             seen: SEEN_ON_WIRE,
         },
     );

@@ -4,10 +4,11 @@
 //! judges by what the peer can prove.
 
 use tulle_abi::{
-    Address, BEGUN_BY_FAR, BEGUN_TRUSTED, DIRECTION_EGRESS, DIRECTION_INGRESS, ENFORCEMENT_OFF,
-    Endpoint, FlowKey, IDENTITY_NONE, PATH_PROXY, POD_EGRESS_ENFORCED, POD_EGRESS_PROXIED,
-    POD_INGRESS_ENFORCED, POD_INGRESS_PROXIED, PROTOCOL_TCP, PodValue, Program, Reason,
-    SEEN_AT_CALL, VERDICT_DENY, VERDICT_PROXY, VerdictEvent,
+    Address, BEGUN_BY_FAR, BEGUN_BY_POD, BEGUN_BY_PROXY, BEGUN_TRUSTED, DIRECTION_EGRESS,
+    DIRECTION_INGRESS, ENFORCEMENT_OFF, Endpoint, FlowKey, IDENTITY_NONE, PATH_PROXY,
+    POD_EGRESS_ENFORCED, POD_EGRESS_PROXIED, POD_INGRESS_ENFORCED, POD_INGRESS_PROXIED,
+    PROTOCOL_TCP, PodValue, Program, Reason, SEEN_AT_CALL, VERDICT_DENY, VERDICT_PROXY,
+    VerdictEvent,
 };
 
 use crate::{
@@ -74,6 +75,9 @@ pub(crate) fn judge(call: &Call<'_>) -> Way {
     let Some(acceptor) = owner(&call.backend.address) else {
         return begins;
     };
+    if is_asked_for(call) {
+        return begins;
+    }
     if is_proxys(call.backend.port) {
         return Way::Denied(Reason::ProxyPort);
     }
@@ -104,6 +108,25 @@ fn is_answer(call: &Call<'_>) -> bool {
     }
 }
 
+/// Whether a datagram is what another pod of this node asked for: its own rules were asked when it did. Its gate, which knows, sees the
+/// answer once more.
+#[inline(always)]
+fn is_asked_for(call: &Call<'_>) -> bool {
+    if call.protocol == PROTOCOL_TCP || call.local_port == 0 {
+        return false;
+    }
+    let own = call.client.address_like(&call.backend.address);
+    let key = FlowKey {
+        pod: call.backend,
+        far: Endpoint::new(own, call.local_port),
+        protocol: u32::from(call.protocol),
+    };
+    match unsafe { FLOWS.get(key) } {
+        Some(flow) => flow.begun == BEGUN_BY_POD || flow.begun == BEGUN_BY_PROXY,
+        None => false,
+    }
+}
+
 /// Judges by the rules of the pod that calls.
 #[inline(always)]
 pub(crate) fn judge_egress(call: &Call<'_>) -> Way {
@@ -125,13 +148,14 @@ pub(crate) fn judge_egress(call: &Call<'_>) -> Way {
         port: call.backend.port,
     };
     let verdict = look_up(&question);
-    if verdict.is_worth_telling() {
+    if verdict.is_worth_telling() || is_proxy_only(&verdict, is_tcp) {
         tell_of(call, &question, &verdict);
     }
     way(&verdict, proxied, is_tcp, Reason::EgressDenied)
 }
 
-/// Judges by the rules of the pod that would accept.
+/// Judges by the rules of the pod that would accept. Who calls is who has its address: what rules of its own a pod is under says less,
+/// since to others also the blocks and services count that it is in.
 #[inline(always)]
 fn judge_ingress(call: &Call<'_>, acceptor: &PodValue) -> Way {
     let is_tcp = call.protocol == PROTOCOL_TCP;
@@ -146,12 +170,12 @@ fn judge_ingress(call: &Call<'_>, acceptor: &PodValue) -> Way {
     let question = Question {
         subject: identity,
         direction: DIRECTION_INGRESS,
-        peer: call.client.pod.identity,
+        peer: identity_of(&call.client.address_like(&call.backend.address)),
         protocol: call.protocol,
         port: call.backend.port,
     };
     let verdict = look_up(&question);
-    if verdict.is_worth_telling() {
+    if verdict.is_worth_telling() || is_proxy_only(&verdict, is_tcp) {
         tell_of(call, &question, &verdict);
     }
     way(&verdict, proxied, is_tcp, Reason::IngressDenied)
@@ -179,6 +203,12 @@ fn way(verdict: &Verdict, proxied: bool, is_tcp: bool, denied: Reason) -> Way {
     }
 }
 
+/// Whether it is denied since the proxy, which would have to judge it, does not carry it.
+#[inline(always)]
+fn is_proxy_only(verdict: &Verdict, is_tcp: bool) -> bool {
+    !is_tcp && verdict.verdict == VERDICT_PROXY
+}
+
 /// The captured pod that has an address.
 #[inline(always)]
 fn owner(address: &Address) -> Option<&'static PodValue> {
@@ -199,7 +229,11 @@ fn tell_of(call: &Call<'_>, question: &Question, verdict: &Verdict) {
             rule: verdict.rule,
             direction: question.direction as u8,
             protocol: question.protocol,
-            verdict: verdict.verdict,
+            verdict: if is_proxy_only(verdict, question.protocol == PROTOCOL_TCP) {
+                VERDICT_DENY
+            } else {
+                verdict.verdict
+            },
             seen: SEEN_AT_CALL,
         },
     );

@@ -6,13 +6,18 @@
 
 use std::{collections::HashSet, io, net::SocketAddr, os::fd::OwnedFd};
 
-use tulle_abi::{Endpoint, PROTOCOL_TCP, TupleKey};
+use tulle_abi::{
+    BEGUN_BY_FAR, BEGUN_TRUSTED, Endpoint, FlowKey, FlowValue, PROTOCOL_TCP, TupleKey,
+};
 
 use super::{
     DestroyReport, destroy_here, everywhere, in_worker,
     netlink::{Diagnosis, LISTENERS, SocketSeen},
 };
-use crate::{DestroyConnectionsError, PolicyDirection};
+use crate::{
+    DestroyConnectionsError, PolicyDirection,
+    raw::{Raw, Table},
+};
 
 /// A connection of an application that does not lead through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +40,19 @@ pub(crate) struct PodSockets {
     pub(crate) netns: OwnedFd,
 }
 
+/// What the kernel side noted of who began a connection.
+pub(crate) struct Begun {
+    /// Connections straight to a pod of this node.
+    pub(crate) directs: Table<TupleKey, u32>,
+    /// What passed the pods' gates.
+    pub(crate) flows: Table<FlowKey, FlowValue>,
+}
+
 /// Destroys the sockets that may no longer be, at most `limit`.
 pub(crate) fn recheck(
     pods: &[PodSockets],
     proxy_cgroup: u64,
-    is_direct: impl Fn(&TupleKey) -> bool + Sync,
+    begun: &Begun,
     limit: usize,
     may: impl Fn(&EstablishedConnection<'_>) -> bool + Sync,
 ) -> Result<DestroyReport, DestroyConnectionsError> {
@@ -58,7 +71,9 @@ pub(crate) fn recheck(
                     return false;
                 }
                 let protocol = kind.protocol();
-                let direction = direction(socket, protocol, &listening, &is_direct);
+                let Some(direction) = begun.direction(socket, protocol, &listening) else {
+                    return false;
+                };
                 !may(&EstablishedConnection {
                     uid: &pod.uid,
                     protocol,
@@ -81,25 +96,50 @@ fn is_applications(socket: &SocketSeen, proxy_cgroup: u64) -> bool {
         && far != socket.local.ip()
 }
 
-/// The record of a direct connection says who began it; without one, whoever does not listen at his port did.
-fn direction(
-    socket: &SocketSeen,
-    protocol: u8,
-    listening: &HashSet<u16>,
-    is_direct: impl Fn(&TupleKey) -> bool,
-) -> PolicyDirection {
-    let key = |acceptor: SocketAddr, connector: SocketAddr| TupleKey {
-        netns: 0,
-        local: Endpoint::from(acceptor),
-        remote: Endpoint::from(connector),
-    };
-    let begins = protocol != PROTOCOL_TCP || is_direct(&key(socket.far, socket.local));
-    let ends = !begins
-        && (is_direct(&key(socket.local, socket.far)) || listening.contains(&socket.local.port()));
-    if ends {
-        PolicyDirection::Ingress
-    } else {
-        PolicyDirection::Egress
+impl Begun {
+    /// Who began it; `None` = nobody who is judged.
+    ///
+    /// The record of a direct connection says so; without one, whoever does not listen at his port did. Of a UDP socket the gate
+    /// knows: one that answers is connected as well as one that asks.
+    fn direction(
+        &self,
+        socket: &SocketSeen,
+        protocol: u8,
+        listening: &HashSet<u16>,
+    ) -> Option<PolicyDirection> {
+        let ends = if protocol == PROTOCOL_TCP {
+            !self.is_direct(socket.far, socket.local)
+                && (self.is_direct(socket.local, socket.far)
+                    || listening.contains(&socket.local.port()))
+        } else {
+            match self.flow(socket, protocol) {
+                Some(BEGUN_TRUSTED) => return None,
+                begun => begun == Some(BEGUN_BY_FAR),
+            }
+        };
+        Some(if ends {
+            PolicyDirection::Ingress
+        } else {
+            PolicyDirection::Egress
+        })
+    }
+
+    fn is_direct(&self, acceptor: SocketAddr, connector: SocketAddr) -> bool {
+        let key = TupleKey {
+            netns: 0,
+            local: Endpoint::from(acceptor),
+            remote: Endpoint::from(connector),
+        };
+        self.directs.get(&Raw(key), 0).is_ok()
+    }
+
+    fn flow(&self, socket: &SocketSeen, protocol: u8) -> Option<u32> {
+        let key = FlowKey {
+            pod: Endpoint::from(socket.local),
+            far: Endpoint::from(socket.far),
+            protocol: u32::from(protocol),
+        };
+        Some(self.flows.get(&Raw(key), 0).ok()?.0.begun)
     }
 }
 

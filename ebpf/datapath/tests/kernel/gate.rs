@@ -175,6 +175,18 @@ fn a_raw_socket_is_judged_like_a_call() {
     assert_eq!((told.rule, told.seen), (9, Seen::OnWire));
     assert_eq!(told.source, at(stage.pod.v4, 7001));
     assert_eq!(told.destination, at(stage.outside.v4, 7000));
+    // A rule under audit lets it pass, and is told once for all packets of the flow.
+    let mut audited = port(17, 7000, PolicyVerdict::Allow, 9);
+    audited.audit = 77;
+    stage.set(&[(peer(POD, EGRESS, WORLD), 3)], &[(3, vec![audited])]);
+    for _ in 0..2 {
+        stage.pod.run(|| send_raw(stage.pod.v4, stage.outside.v4));
+        server.recv(&mut [0; 8]).unwrap();
+    }
+    let told = events.take_next().unwrap();
+    assert_eq!((told.verdict, told.rule), (PolicyVerdict::Allow, 77));
+    assert_eq!(told.seen, Seen::OnWire);
+    assert_eq!(events.take_next(), None);
 }
 
 #[test]
@@ -356,4 +368,100 @@ fn a_direct_connection_that_policy_no_longer_allows_ends() {
     wait_for("the gate to count", || {
         stage.count("from_pod", "egress_denied") > 0
     });
+}
+
+#[test]
+fn an_answer_reaches_a_pod_that_lets_nobody_in() {
+    for on_host in [true, false] {
+        let stage = Stage::new("answer", on_host);
+        let peers = [
+            (peer(POD, EGRESS, OTHER), PORT_SET_ALLOW),
+            (peer(OTHER, INGRESS, POD), PORT_SET_ALLOW),
+        ];
+        stage.set(&peers, &[]);
+        let server = stage.receiver(&stage.other, stage.other.v4.into());
+        let client = stage.pod.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        for _ in 0..2 {
+            client.send_to(b"x", at(stage.other.v4, 7000)).unwrap();
+            let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+            server.send_to(b"y", from).unwrap();
+            client.recv(&mut [0; 8]).unwrap();
+            // Also when the tables have changed since the question.
+            stage.set(
+                &[&peers[..], &[(peer(POD, INGRESS, WORLD), PORT_SET_DENY)]].concat(),
+                &[],
+            );
+        }
+        // From another socket nobody asked for anything.
+        let port = client.local_addr().unwrap().port();
+        stage.other.run(|| {
+            let other = UdpSocket::bind("0.0.0.0:0").unwrap();
+            other.send_to(b"z", at(stage.pod.v4, port)).unwrap();
+        });
+        assert!(is_silent(&client));
+    }
+}
+
+#[test]
+fn a_pod_is_to_others_what_its_address_is() {
+    const SEEN: u32 = 31;
+    let stage = Stage::new("seen_as", true);
+    stage.set(&[(peer(POD, EGRESS, OTHER), PORT_SET_ALLOW)], &[]);
+    let changes = tulle_datapath::PolicyChanges {
+        identities: vec![(stage.pod.v4.into(), SEEN)],
+        peers: vec![(peer(OTHER, INGRESS, SEEN), PORT_SET_ALLOW)],
+        ..tulle_datapath::PolicyChanges::default()
+    };
+    stage.datapath.apply_policy(&changes).unwrap();
+    let listener = stage
+        .other
+        .run(|| TcpListener::bind("0.0.0.0:8080").unwrap());
+    let to = at(stage.other.v4, 8080);
+    let _stream = stage.pod.run(|| TcpStream::connect(to).unwrap());
+    listener.accept().unwrap();
+    // And on the wire, where no call was judged.
+    let server = stage.receiver(&stage.other, stage.other.v4.into());
+    stage.pod.escaped(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"x", at(stage.other.v4, 7000)).unwrap();
+    });
+    server.recv(&mut [0; 8]).unwrap();
+}
+
+#[test]
+fn a_connected_udp_socket_is_judged_by_who_began() {
+    let stage = Stage::new("recheck_udp", true);
+    let peers = [
+        (peer(POD, EGRESS, WORLD), PORT_SET_ALLOW),
+        (peer(POD, INGRESS, WORLD), PORT_SET_ALLOW),
+    ];
+    stage.set(&peers, &[]);
+    let server = stage.receiver(&stage.pod, stage.pod.v4.into());
+    let client = stage.receiver(&stage.outside, stage.outside.v4.into());
+    client.send_to(b"x", at(stage.pod.v4, 7000)).unwrap();
+    let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+    server.connect(from).unwrap();
+    let asking = stage.pod.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(at(stage.outside.v4, 7000)).unwrap();
+        socket
+    });
+    asking.send(b"x").unwrap();
+    client.recv(&mut [0; 8]).unwrap();
+    let asker = asking.local_addr().unwrap().port();
+    let asked = std::sync::Mutex::new(Vec::new());
+    let report = stage.datapath.recheck(100, |connection| {
+        let seen = (connection.direction, connection.local.port());
+        asked.lock().unwrap().push(seen);
+        connection.direction == INGRESS
+    });
+    assert_eq!(report.unwrap().destroyed, 1);
+    let mut asked = asked.into_inner().unwrap();
+    asked.sort_unstable();
+    assert_eq!(asked, [(INGRESS, 7000), (EGRESS, asker)]);
+    let end = asking.recv(&mut [0]).unwrap_err();
+    assert_eq!(end.kind(), ErrorKind::ConnectionAborted);
+    server.send(b"y").unwrap();
+    client.recv(&mut [0; 8]).unwrap();
 }
