@@ -101,6 +101,37 @@ impl CompiledPolicy {
             return verdict(Outcome::Allow, Because::Own);
         }
         let by_tables = self.by_tables(subject, flow, request);
+        self.and_authorized(by_tables, subject, flow, request)
+    }
+
+    /// The same for a flow that no proxy sees, as the kernel judges it: a rule that wants to see requests, names or a tunnel's proof does
+    /// not allow it. `flow.proven` is who the kernel knows to be at the far end.
+    pub fn evaluate_unseen(&self, flow: &Flow<'_>) -> Verdict {
+        let Some(subject) = self.subjects.get(flow.subject) else {
+            return verdict(Outcome::Deny, Because::NotCompiled);
+        };
+        if is_own(flow, &subject.workload) {
+            return verdict(Outcome::Allow, Because::Own);
+        }
+        let without_tunnel = Flow {
+            proven: None,
+            ..*flow
+        };
+        let by_tables = self.by_tables(subject, &without_tunnel, None);
+        if by_tables.outcome != Outcome::Allow {
+            return by_tables;
+        }
+        self.and_authorized(by_tables, subject, flow, None)
+    }
+
+    /// What the tables say, and for a flow to the subject also Istio's policies.
+    fn and_authorized(
+        &self,
+        by_tables: Verdict,
+        subject: &SubjectView,
+        flow: &Flow<'_>,
+        request: Option<&RequestFacts<'_>>,
+    ) -> Verdict {
         let is_authorized = flow.direction == Direction::Ingress && flow.protocol == TCP;
         if !is_authorized || by_tables.outcome == Outcome::Deny {
             return by_tables;
