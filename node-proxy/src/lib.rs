@@ -23,6 +23,7 @@ pub mod pods;
 pub mod policy;
 pub mod published;
 pub mod pump;
+mod ring;
 pub mod run;
 #[cfg(test)]
 mod testing;

@@ -45,13 +45,14 @@ use crate::{
     metrics::{ControlMetrics, DnsMetrics, ProcessCollector},
     plane::{DeniedLook, Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pods::{self, PodKeeper, PodsView, ProxyRunner},
-    policy::{PolicyKeeper, PolicyView},
+    policy::PolicyView,
     published::{Published, Publisher},
     xds::{MtlsChannel, XdsClient, XdsSettings},
 };
 
 use bundles::BundleKeeper;
 use collectors::{CertificateCollector, KernelCollector};
+use policy::PolicyTasks;
 
 /// Runs the node proxy until SIGTERM or SIGINT, then drains.
 ///
@@ -117,7 +118,7 @@ async fn supervise(
     let wired = wire(&config, datapath, &stop)?;
     let admin = serve_admin(wired.admin, admin_listener, stop.everything.clone())?;
     let mut tables = wired.control.kernel_sync.status.subscribe();
-    let mut rules = wired.control.policies.status.subscribe();
+    let mut rules = wired.control.policies.keeper.status.subscribe();
     let mut control = wired.control.spawn(&stop);
 
     // A pod that is captured before the kernel knows the mesh would speak plaintext to it.
@@ -190,7 +191,7 @@ struct Wired {
 struct ControlParts {
     xds: XdsClient,
     kernel_sync: KernelSync,
-    policies: PolicyKeeper,
+    policies: PolicyTasks,
     names: Arc<NameKeeper>,
     health: HealthKeeper,
     reaper: Reaper,
@@ -204,8 +205,7 @@ impl ControlParts {
         tasks.spawn(named("the xDS client", self.xds.run(end())));
         let tables = self.kernel_sync.run(stop.tables.clone());
         tasks.spawn(named("the kernel's tables", tables));
-        let rules = self.policies.run(stop.tables.clone());
-        tasks.spawn(named("the rules of policies", rules));
+        self.policies.spawn(stop, &mut tasks);
         let (names, cancel) = (self.names, end());
         tasks.spawn(named("the names that pods resolved", async move {
             names.run(cancel).await;
@@ -242,14 +242,13 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
         &mut registry,
     );
     let plane = data_plane(config, policies.view, &svids, &tls, &kernel, plane_metrics);
-    let health = Arc::clone(&plane.shared.health);
-    health.metrics().register(&mut registry);
+    plane.shared.health.metrics().register(&mut registry);
     let (keeper, reaper) = health_keepers(&plane, &touched, &datapath);
     let kernel_sync = KernelSync {
         directory: directory.clone(),
         pods: pods_view.subscribe(),
         touched: Arc::clone(&touched),
-        health: Arc::clone(&health),
+        health: Arc::clone(&plane.shared.health),
         tables: datapath,
         node: node.clone(),
         metrics: Arc::clone(&metrics.kernel),
@@ -262,10 +261,11 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
         directory: directory.clone(),
         xds: xds.status(),
         kernel: kernel_sync.status.subscribe(),
-        health,
+        health: Arc::clone(&plane.shared.health),
         pods: pods_view.subscribe(),
         svids: Arc::clone(&svids),
         tls: Arc::clone(&tls),
+        recent: Arc::clone(&plane.policy.recent),
     };
     let admin = admin(registry, dump, stop);
     let (seen, domain) = (directory.clone(), config.trust_domain.clone());
@@ -275,7 +275,7 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
     let control = ControlParts {
         xds,
         kernel_sync,
-        policies: policies.keeper,
+        policies: policies.tasks,
         names: policies.names,
         health: keeper,
         reaper,

@@ -23,6 +23,7 @@ use tulle_model::{ClusterName, Directory, Health, Locality, Service, TrustDomain
 use crate::{
     kernel_sync::{KernelSyncStatus, table::NodeView},
     pods::{PodState, PodStatus, PodsView},
+    policy::{RecentVerdict, RecentVerdicts},
     published::Published,
     xds::XdsStatus,
 };
@@ -47,6 +48,8 @@ pub struct DumpSources {
     pub svids: Arc<SvidManager>,
     /// Trust.
     pub tls: Arc<MeshTls>,
+    /// What policy denied last.
+    pub recent: Arc<RecentVerdicts>,
 }
 
 /// A body that is written while it is read; `place` is held until its end.
@@ -113,6 +116,8 @@ struct Dump<'a> {
     /// Clusters that are avoided until one of their endpoints answers.
     suspected: BTreeSet<ClusterName>,
     pods: BTreeMap<String, PodDump>,
+    /// What policy denied, or would deny were it enforced; the newest first.
+    recent_verdicts: Vec<RecentVerdict>,
     certificates: Vec<CertificateDump>,
     trust_bundles: BTreeMap<String, Option<String>>,
     #[serde(flatten)]
@@ -191,6 +196,7 @@ impl<'a> Dump<'a> {
                 .iter()
                 .map(|(key, pod)| (key.clone(), PodDump::of(pod)))
                 .collect(),
+            recent_verdicts: sources.recent.list(),
             certificates: sources
                 .svids
                 .list()

@@ -92,6 +92,7 @@ impl Scene {
                 pods: pods.subscribe(),
                 svids: Arc::new(svids),
                 tls: Arc::new(MeshTls::new()),
+                recent: Arc::default(),
             }),
         };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,10 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::sleep,
-};
+use tokio::{io::unix::AsyncFd, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tulle_datapath::{ConnectEvent, ConnectEvents, ConnectOutcome};
 use tulle_model::{ClusterName, Directory, Workload};
@@ -14,6 +11,7 @@ use super::{Failure, Health, Turned, Witness};
 use crate::{
     kernel_sync::{TouchLog, Touched},
     published::Published,
+    ring,
 };
 
 /// Reads the kernel's events and tells `kernel_sync` which endpoints went out or came back.
@@ -38,7 +36,7 @@ impl HealthKeeper {
     }
 
     async fn keep(&mut self) {
-        let events = self.events.take().map(register).transpose();
+        let events = self.events.take().map(ring::watch).transpose();
         let mut events = events.unwrap_or_else(|error| {
             tracing::error!(%error, "connections that lead straight to an endpoint are not watched");
             None
@@ -79,13 +77,6 @@ impl HealthKeeper {
         }
         self.touched.add(touched);
     }
-}
-
-#[expect(unsafe_code, reason = "tokio asks for a promise that no type can give")]
-fn register(events: ConnectEvents) -> io::Result<AsyncFd<ConnectEvents>> {
-    // SAFETY: `ConnectEvents` owns the descriptor of its map from the beginning to its drop and always answers with that one.
-    let registered = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) };
-    registered.map_err(|error| error.into_parts().1)
 }
 
 /// Waits for events and notes some of them: the others wait in the ring until the tables know of these.

@@ -11,7 +11,10 @@ use tulle_policy::compiled::{
     Because, CompiledPolicy, Direction, Flow, FlowPeer, RequestFacts, ServerName, Verdict,
 };
 
-use super::PolicyMetrics;
+use super::{
+    PolicyMetrics,
+    recent::{RecentVerdicts, SeenAt, Told},
+};
 use crate::published::Published;
 
 /// What both ends of a decision share: the rules, and who they speak of.
@@ -23,6 +26,8 @@ pub struct PolicyView {
     pub directory: Published<Directory>,
     /// What is counted.
     pub metrics: Arc<PolicyMetrics>,
+    /// What was denied last.
+    pub recent: Arc<RecentVerdicts>,
 }
 
 /// One connection as policy sees it. Asking costs a few look-ups, so it is asked anew whenever something may have changed.
@@ -160,13 +165,32 @@ impl Judge {
     }
 
     fn counted(&self, verdict: Verdict) -> Verdict {
-        let metrics = &self.view.metrics;
-        metrics.decided(self.direction.name(), outcome(&verdict));
-        if !verdict.audited.is_empty() {
-            metrics.decided(self.direction.name(), "audit");
+        let (direction, seen) = (self.direction.name(), SeenAt::Proxy.name());
+        let outcome = outcome(&verdict);
+        self.view.metrics.decided(direction, outcome, seen);
+        if outcome == DENY {
+            self.keep(DENY, &verdict);
+        } else if !verdict.audited.is_empty() {
+            self.view.metrics.decided(direction, AUDIT, seen);
+            self.keep(AUDIT, &verdict);
             tracing::info!(subject = %self.subject, source = %self.source, destination = %self.destination, %verdict, "an audited policy would deny this");
         }
         verdict
+    }
+
+    /// For whoever asks why.
+    fn keep(&self, outcome: &'static str, verdict: &Verdict) {
+        let told = Told {
+            direction: self.direction,
+            protocol: TCP,
+            source: self.source,
+            destination: self.destination,
+            outcome,
+            seen: SeenAt::Proxy,
+            because: verdict,
+        };
+        let directory = self.view.directory.snapshot();
+        self.view.recent.note(&directory, &told);
     }
 }
 
@@ -174,7 +198,7 @@ fn outcome(verdict: &Verdict) -> &'static str {
     use tulle_policy::compiled::Outcome;
     match verdict.outcome {
         Outcome::Allow => "allow",
-        Outcome::Deny => "deny",
+        Outcome::Deny => DENY,
         Outcome::NeedsL7(_) => "needs_l7",
     }
 }
@@ -184,6 +208,8 @@ fn canonical(socket: SocketAddr) -> SocketAddr {
     SocketAddr::new(socket.ip().to_canonical(), socket.port())
 }
 
+const DENY: &str = "deny";
+const AUDIT: &str = "audit";
 /// The number of TCP in an IP header.
 const TCP: u8 = 6;
 /// How long a connection of a new pod waits for the pod's rules; clients send their first packet again after a second, so this is

@@ -59,6 +59,8 @@ pub struct PolicyStatus {
     pub applied: u64,
     /// Why it did not the last time, if so.
     pub last_error: Option<String>,
+    /// How many of those times may have ended what was allowed before.
+    pub narrowed: u64,
     /// The generation of learned names that the kernel decides by.
     pub learned: u64,
     /// Bounds that are reached.
@@ -144,6 +146,7 @@ impl PolicyKeeper {
         for limit in &limits {
             tracing::error!(%limit, "a bound of the compiled policies is reached");
         }
+        let is_narrower = is_whole || tables::may_narrow(&update, &self.compiled.snapshot());
         // Proxies first: what they see of a connection they judge by the newest rules, whatever the kernel let through before.
         self.compiled.publish_arc(compiler.policy());
         let tables = Arc::clone(&self.tables);
@@ -172,6 +175,7 @@ impl PolicyKeeper {
         }
         let PolicyStatus {
             applied,
+            narrowed,
             learned: before,
             ..
         } = *self.status.snapshot();
@@ -182,6 +186,8 @@ impl PolicyKeeper {
                 before
             },
             applied: applied.saturating_add(u64::from(is_written)),
+            // What a failed write left is looked at after the whole table that follows it.
+            narrowed: narrowed.saturating_add(u64::from(is_written && is_narrower)),
             last_error,
             limits,
         });

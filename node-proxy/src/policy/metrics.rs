@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use tulle_datapath::DestroyReport;
 use tulle_policy::compiled::Usage;
 
 /// Names of a bound.
@@ -20,6 +21,7 @@ struct BoundLabels {
 struct VerdictLabels {
     direction: &'static str,
     outcome: &'static str,
+    seen: &'static str,
 }
 
 /// See the module's text.
@@ -29,6 +31,9 @@ pub struct PolicyMetrics {
     enforce_seconds: Histogram,
     usage: Family<BoundLabels, Gauge>,
     verdicts: Family<VerdictLabels, Counter>,
+    recheck_seconds: Histogram,
+    ended: Counter,
+    end_failures: Counter,
 }
 
 impl Default for PolicyMetrics {
@@ -38,6 +43,9 @@ impl Default for PolicyMetrics {
             enforce_seconds: Histogram::new(SECONDS),
             usage: Family::default(),
             verdicts: Family::default(),
+            recheck_seconds: Histogram::new(SECONDS),
+            ended: Counter::default(),
+            end_failures: Counter::default(),
         }
     }
 }
@@ -62,8 +70,24 @@ impl PolicyMetrics {
         );
         registry.register(
             "tulle_policy_verdicts",
-            "What the proxies decided by policies",
+            "What was decided by policies: by the proxies everything; what the kernel denied or audited as far as it tells, which is \
+             bounded in rate (exact numbers: tulle_kernel_exits)",
             self.verdicts.clone(),
+        );
+        registry.register(
+            "tulle_policy_recheck_seconds",
+            "How long it took to look at all standing connections after a change",
+            self.recheck_seconds.clone(),
+        );
+        registry.register(
+            "tulle_policy_ended_connections",
+            "Standing connections that were ended because policy no longer allows them",
+            self.ended.clone(),
+        );
+        registry.register(
+            "tulle_policy_end_failures",
+            "Standing connections, or pods, where that failed",
+            self.end_failures.clone(),
         );
     }
 
@@ -86,9 +110,28 @@ impl PolicyMetrics {
         self.enforce_seconds.observe(after.as_secs_f64());
     }
 
-    /// Counts what was decided about a connection or request.
-    pub(crate) fn decided(&self, direction: &'static str, outcome: &'static str) {
-        let labels = VerdictLabels { direction, outcome };
+    pub(super) fn rechecked(&self, took: Duration) {
+        self.recheck_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn ended(&self, report: &DestroyReport) {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.ended.inc_by(count(report.destroyed));
+        self.end_failures.inc_by(count(report.failed));
+    }
+
+    /// Counts what was decided about a connection or request, and where.
+    pub(crate) fn decided(
+        &self,
+        direction: &'static str,
+        outcome: &'static str,
+        seen: &'static str,
+    ) {
+        let labels = VerdictLabels {
+            direction,
+            outcome,
+            seen,
+        };
         self.verdicts.get_or_create(&labels).inc();
     }
 }

@@ -1,6 +1,6 @@
 //! What the compiler says, in the words of the kernel's side.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use tulle_datapath::{
     PolicyChanges, PolicyDirection, PolicyPeer, PolicySubject, PolicyTable, PolicyVerdict,
@@ -8,7 +8,8 @@ use tulle_datapath::{
 };
 use tulle_model::WorkloadUid;
 use tulle_policy::compiled::{
-    Direction, KernelVerdict, PeerKey, PolicyUpdate, PortEntry, SubjectEntry,
+    CompiledPolicy, Direction, IdentityId, KernelVerdict, PeerKey, PolicyUpdate, PortEntry,
+    SubjectEntry,
 };
 
 /// The uids by which the kernel's side knows the captured pods.
@@ -48,6 +49,24 @@ pub(super) fn changes(update: PolicyUpdate, uids: &Uids, gone: &Uids) -> PolicyC
             .filter_map(|uid| gone.get(uid).cloned())
             .collect(),
     }
+}
+
+/// Whether standing connections may be allowed no longer. Pods that come with known labels, go, or are scaled bring only addresses
+/// that nobody had before, which is most of what a cluster does all day.
+pub(super) fn may_narrow(update: &PolicyUpdate, before: &CompiledPolicy) -> bool {
+    let is_other = |(ip, identity): &(IpAddr, IdentityId)| {
+        let (own, block) = (
+            before.identity_of(*ip, true),
+            before.identity_of(*ip, false),
+        );
+        own != block && own != Some(*identity)
+    };
+    !(update.blocks.is_empty()
+        && update.blocks_gone.is_empty()
+        && update.peers.is_empty()
+        && update.peers_gone.is_empty()
+        && update.subjects.is_empty())
+        || update.identities.iter().any(is_other)
 }
 
 /// The first update of a compiler, which says everything.
@@ -104,3 +123,6 @@ fn rule(entry: &PortEntry) -> PortRule {
         audit: entry.audit.0,
     }
 }
+
+#[cfg(test)]
+mod tests;

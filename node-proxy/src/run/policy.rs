@@ -6,10 +6,12 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
 use tulle_datapath::Datapath;
 use tulle_model::Directory;
 use tulle_policy::compiled::{Compiler, CompilerSettings, Limits};
 
+use super::{Stops, named};
 use crate::{
     config::Config,
     dns::{NameKeeper, NameLimits},
@@ -18,16 +20,35 @@ use crate::{
     pods::PodsView,
     policy::{
         CompiledNames, Learned, NameLearner, PolicyKeeper, PolicyMetrics, PolicyStatus, PolicyView,
+        RecentVerdicts, Rechecker, VerdictListener,
     },
     published::{Published, Publisher},
 };
 
-/// The task that compiles, and the view of who decides by what it compiled.
+/// The tasks that compile and follow up, and the view of who decides by what was compiled.
 pub(super) struct Policies {
-    pub(super) keeper: PolicyKeeper,
+    pub(super) tasks: PolicyTasks,
     pub(super) view: PolicyView,
     /// What the pods' resolvers ask, and tell what names were answered with.
     pub(super) names: Arc<NameKeeper>,
+}
+
+/// What runs as long as the process.
+pub(super) struct PolicyTasks {
+    pub(super) keeper: PolicyKeeper,
+    rechecker: Rechecker,
+    listener: VerdictListener,
+}
+
+impl PolicyTasks {
+    pub(super) fn spawn(self, stop: &Stops, tasks: &mut JoinSet<&'static str>) {
+        let rules = self.keeper.run(stop.tables.clone());
+        tasks.spawn(named("the rules of policies", rules));
+        let standing = self.rechecker.run(stop.tables.clone());
+        tasks.spawn(named("the end of denied connections", standing));
+        let verdicts = self.listener.run(stop.everything.clone());
+        tasks.spawn(named("the kernel's verdicts", verdicts));
+    }
 }
 
 pub(super) fn policies(
@@ -52,7 +73,9 @@ pub(super) fn policies(
         compiled: compiled.subscribe(),
         directory: directory.clone(),
         metrics: Arc::clone(&metrics),
+        recent: Arc::new(RecentVerdicts::default()),
     };
+    let pods_seen = pods.clone();
     let keeper = PolicyKeeper {
         directory: directory.clone(),
         pods,
@@ -64,6 +87,17 @@ pub(super) fn policies(
         compiled,
         status: Publisher::new(PolicyStatus::default()),
         metrics,
+    };
+    let rechecker = Rechecker {
+        status: keeper.status.subscribe(),
+        view: view.clone(),
+        pods: pods_seen,
+        connections: Arc::<Datapath>::clone(datapath),
+        cluster: config.cluster.clone(),
+    };
+    let listener = VerdictListener {
+        view: view.clone(),
+        events: datapath.take_verdict_events(),
     };
     let learner = NameLearner::new(learned, Arc::clone(touched), keeper.status.subscribe());
     let rules = CompiledNames {
@@ -81,7 +115,11 @@ pub(super) fn policies(
         },
     );
     Policies {
-        keeper,
+        tasks: PolicyTasks {
+            keeper,
+            rechecker,
+            listener,
+        },
         view,
         names: Arc::new(names),
     }

@@ -211,6 +211,7 @@ fn compiled(commons: &Commons, cluster: &ClusterName, subject: WorkloadUid) -> P
         compiled: compiled.subscribe(),
         directory: directory.clone(),
         metrics: Arc::clone(&commons.policy_metrics),
+        recent: Arc::default(),
     };
     let mut directory = directory.clone();
     let _follower = tokio::spawn(async move {

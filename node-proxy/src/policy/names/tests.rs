@@ -73,6 +73,7 @@ impl Scene {
             compiled: compiled.subscribe(),
             directory: directory.subscribe(),
             metrics: Arc::default(),
+            recent: Arc::default(),
         };
         Scene {
             names: CompiledNames {
