@@ -239,6 +239,8 @@ fn pod_namespace() -> OwnedFd {
         leave_namespace();
         for arguments in [
             "link set lo up",
+            // Its gate needs a link to hang on.
+            "link add eth0 type veth peer name eth1",
             &format!("addr add {POD_ADDRESS}/32 dev lo"),
         ] {
             let status = Command::new("ip")
