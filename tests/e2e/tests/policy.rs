@@ -6,8 +6,14 @@ mod seed;
 #[path = "policy/kubernetes.rs"]
 mod kubernetes;
 
+#[path = "policy/bypass.rs"]
+mod bypass;
+
 #[path = "policy/change.rs"]
 mod change;
+
+#[path = "policy/standing.rs"]
+mod standing;
 
 #[path = "policy/prober.rs"]
 mod prober;

@@ -1,26 +1,17 @@
 //! How long it takes from a policy's change until every node of the lab enforces it, and what becomes of connections that stand.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
-use tulle_e2e::{
-    curls::now_micros,
-    rig::{READY_DEADLINE, Rig},
-};
+use tulle_e2e::{curls::now_micros, rig::Rig};
 use tulle_lab::{Kind, ObjectKey};
 
-use crate::prober::{PYTHON, SCRIPT};
+use crate::prober::{PYTHON, Program, SCRIPT};
 
 const CLUSTERS: [&str; 2] = ["koornacht", "tion"];
 /// Half of them forbid.
 const CHANGES: usize = 60;
-const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 const P99_TARGET: Duration = Duration::from_millis(100);
 /// From the change to the end of a connection that is no longer allowed.
 const CUT_LIMIT: Duration = Duration::from_secs(2);
@@ -134,66 +125,3 @@ fn print(what: &str, samples: &mut [Duration]) -> Duration {
     eprintln!("{line}");
     at(99)
 }
-
-/// A program in a pod whose lines are read.
-struct Program {
-    process: Child,
-    lines: Receiver<String>,
-}
-
-impl Program {
-    fn start(rig: &Rig, cluster: &str, pod: &str, words: &[&str]) -> Result<Program> {
-        let binaries = std::env::var_os("TULLE_BIN_DIR").context("TULLE_BIN_DIR is not set")?;
-        let pod = format!("pod/{pod}");
-        let mut process = Command::new(std::path::Path::new(&binaries).join("tulle"))
-            .args([
-                "lab",
-                "--rig",
-                rig.lab.config().rig.as_str(),
-                "exec",
-                cluster,
-            ])
-            .args([pod.as_str(), "--", PYTHON, "-c", SCRIPT])
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = process.stdout.take().context("no standard output")?;
-        let (sender, lines) = mpsc::sync_channel(LINES_MAX);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Program { process, lines })
-    }
-
-    /// When the program says that it saw this; earlier lines are passed over.
-    fn wait_for(&self, word: &str) -> Result<u64> {
-        let line = self.wait_for_line(word)?;
-        let at = line.split(' ').nth(1).and_then(|at| at.parse().ok());
-        at.with_context(|| format!("{line:?} has no time"))
-    }
-
-    fn wait_for_line(&self, word: &str) -> Result<String> {
-        loop {
-            let line = self.lines.recv_timeout(CHANGE_LIMIT.max(READY_DEADLINE));
-            let line = line.with_context(|| format!("`{word}` did not come"))?;
-            if line.starts_with(word) {
-                return Ok(line);
-            }
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-/// More than a program ever says before it is listened to.
-const LINES_MAX: usize = 1024;

@@ -1,9 +1,13 @@
 """Tries connections to many places at once.
 
-serve NAME PORT...     answers on each port: TCP says the name, UDP sends every datagram back
+serve NAME PORT...     answers on each port: TCP says the name, then TCP and UDP send back whatever comes
 probe                  reads lines of JSON: {"within": seconds, "targets": [[protocol, address, port], ...]}; for each line prints one:
                        a list of what became of each: "ok", "refused" (an error at once), or "silent" (nothing within the time)
 hold ADDRESS PORT      connects by TCP, prints "held", and waits for the end; prints "ended" and when, in microseconds since 1970
+ask ADDRESS PORT       connects by TCP and UDP once; fails unless both answer
+stand PROTOCOL ADDRESS PORT
+                       connects, prints "held", and says something all the time; prints "echo" and when for each answer, and at the end
+                       "ended", when, and the error's name
 watch ADDRESS PORT     sends a datagram every few milliseconds; prints a line whenever answers begin or end: "open" or "closed", and when the
                        first, or the last, that was answered was sent
 rush ADDRESS PORT FILE connects by TCP and UDP from its first moment on, for two seconds; then FILE holds: tries, answers
@@ -28,8 +32,8 @@ def family_of(address):
 def converse(stream):
     with stream:
         stream.sendall(NAME + b"\n")
-        while stream.recv(4096):
-            pass
+        while said := stream.recv(4096):
+            stream.sendall(said)
 
 
 def accept(listener):
@@ -101,6 +105,24 @@ def hold(address, port):
         print("ended", time.time_ns() // 1000, flush=True)
 
 
+def stand(protocol, address, port):
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(family_of(address), kind) as stream:
+        stream.settimeout(60)
+        stream.connect((address, int(port)))
+        if protocol == "tcp":
+            stream.recv(64)
+        print("held", flush=True)
+        ended = "EOF"
+        try:
+            while stream.send(b"x") and stream.recv(64):
+                print("echo", time.time_ns() // 1000, flush=True)
+                time.sleep(0.02)
+        except OSError as error:
+            ended = errno.errorcode.get(error.errno, "silence")
+        print("ended", time.time_ns() // 1000, ended, flush=True)
+
+
 def watch(address, port):
     held = socket.socket(family_of(address), socket.SOCK_DGRAM)
     held.settimeout(0.003)
@@ -156,6 +178,11 @@ if sys.argv[1] == "serve":
     serve(sys.argv[3:])
 elif sys.argv[1] == "hold":
     hold(*sys.argv[2:])
+elif sys.argv[1] == "ask":
+    place = (sys.argv[2], int(sys.argv[3]))
+    sys.exit(probe(0.5, [("tcp", *place), ("udp", *place)]) != ["ok", "ok"])
+elif sys.argv[1] == "stand":
+    stand(*sys.argv[2:])
 elif sys.argv[1] == "watch":
     watch(*sys.argv[2:])
 elif sys.argv[1] == "rush":

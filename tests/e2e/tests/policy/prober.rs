@@ -3,12 +3,13 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use tulle_e2e::rig::Rig;
+use tulle_e2e::rig::{READY_DEADLINE, Rig};
 
 /// Debian's, whatever else a developer has in the path.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
@@ -95,3 +96,66 @@ impl Drop for Prober {
         self.process.wait().ok();
     }
 }
+
+/// A program in a pod whose lines are read.
+pub(crate) struct Program {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Program {
+    pub(crate) fn start(rig: &Rig, cluster: &str, pod: &str, words: &[&str]) -> Result<Program> {
+        let binaries = std::env::var_os("TULLE_BIN_DIR").context("TULLE_BIN_DIR is not set")?;
+        let pod = format!("pod/{pod}");
+        let mut process = Command::new(std::path::Path::new(&binaries).join("tulle"))
+            .args([
+                "lab",
+                "--rig",
+                rig.lab.config().rig.as_str(),
+                "exec",
+                cluster,
+            ])
+            .args([pod.as_str(), "--", PYTHON, "-c", SCRIPT])
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = process.stdout.take().context("no standard output")?;
+        let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Program { process, lines })
+    }
+
+    /// When the program says that it saw this; earlier lines are passed over.
+    pub(crate) fn wait_for(&self, word: &str) -> Result<u64> {
+        let line = self.wait_for_line(word)?;
+        let at = line.split(' ').nth(1).and_then(|at| at.parse().ok());
+        at.with_context(|| format!("{line:?} has no time"))
+    }
+
+    pub(crate) fn wait_for_line(&self, word: &str) -> Result<String> {
+        loop {
+            let line = self.lines.recv_timeout(READY_DEADLINE);
+            let line = line.with_context(|| format!("`{word}` did not come"))?;
+            if line.starts_with(word) {
+                return Ok(line);
+            }
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// More than a program ever says before it is listened to.
+const LINES_MAX: usize = 1024;
