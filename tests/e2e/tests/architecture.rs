@@ -57,10 +57,17 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "tulle-lab",
         ],
     ),
-    // The end-to-end tests drive built programs; they use library crates only to play a foreign peer.
+    // The end-to-end tests drive built programs; they use library crates only to play a foreign peer, and the interpreter of policies to
+    // hold what becomes of connections against it.
     (
         "tulle-e2e",
-        &["tulle-lab", "tulle-model", "tulle-wire", "tulle-identity"],
+        &[
+            "tulle-lab",
+            "tulle-model",
+            "tulle-wire",
+            "tulle-identity",
+            "tulle-policy",
+        ],
     ),
     // The measurements play whole clusters and nodes, so they may use what those are made of.
     (
