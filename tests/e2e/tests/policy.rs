@@ -18,5 +18,11 @@ mod standing;
 #[path = "policy/prober.rs"]
 mod prober;
 
+#[path = "policy/random_policies.rs"]
+mod random_policies;
+
+#[path = "policy/agreement.rs"]
+mod agreement;
+
 #[path = "policy/http.rs"]
 mod http;

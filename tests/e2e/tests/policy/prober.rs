@@ -50,7 +50,7 @@ impl Prober {
     pub(crate) fn start(rig: &Rig, cluster: &str, namespace: &str, pod: &str) -> Result<Prober> {
         let binaries = std::env::var_os("TULLE_BIN_DIR").context("TULLE_BIN_DIR is not set")?;
         let pod = format!("pod/{pod}");
-        let mut process = Command::new(std::path::Path::new(&binaries).join("tulle"))
+        let process = Command::new(std::path::Path::new(&binaries).join("tulle"))
             .args([
                 "lab",
                 "--rig",
@@ -64,6 +64,11 @@ impl Prober {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
+        Prober::of(process)
+    }
+
+    /// A process that runs the script's `probe` already.
+    pub(crate) fn of(mut process: Child) -> Result<Prober> {
         let stdin = process.stdin.take();
         let stdout = process.stdout.take().context("no standard output")?;
         Ok(Prober {
