@@ -321,8 +321,9 @@ impl Scene {
         let (connections, period) = (format!("-c{connections}"), format!("-d{period}"));
         let command = ["wrk", "-t1", &connections, &period, "--latency", url];
         let text = self.rig.run(CLUSTER, &format!("pod/{pod}"), &command)?;
+        // A line of its own: other lines hold percentages too.
         let word_after = |mark: &str| {
-            let rest = text.split_once(mark).map(|(_, rest)| rest);
+            let rest = text.lines().find_map(|line| line.trim().strip_prefix(mark));
             rest.and_then(|rest| rest.split_whitespace().next())
         };
         let milliseconds = |mark: &str| word_after(mark).and_then(milliseconds);
