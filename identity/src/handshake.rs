@@ -18,7 +18,7 @@ pub enum HandshakeError {
     /// The peer sent no certificate where one is required.
     #[error("the peer presented no certificate")]
     NoCertificate,
-    /// The two ends did not agree on HTTP/2.
+    /// The two ends did not agree on what to speak inside.
     #[error("the peer does not speak \"h2\" by ALPN")]
     Alpn,
     /// Bytes that are not TLS 1.3, or a peer that broke its rules.

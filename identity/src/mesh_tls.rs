@@ -10,10 +10,30 @@ use tulle_model::SpiffeId;
 use crate::{
     bundles::TrustBundles,
     handshake::HandshakeError,
+    provider::{ALPN_H2, ALPN_LANE},
     stream::TlsStream,
     svid::Svid,
     verify::{self, Demand, Peer},
 };
+
+/// What this end is ready to speak inside of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// HBONE only.
+    Hbone,
+    /// Lanes with a proxy of this mesh, HBONE with all others.
+    Any,
+}
+
+impl Offer {
+    /// The names for ALPN, best first.
+    pub(crate) fn protocols(self) -> Vec<Vec<u8>> {
+        match self {
+            Offer::Hbone => vec![ALPN_H2.to_vec()],
+            Offer::Any => vec![ALPN_LANE.to_vec(), ALPN_H2.to_vec()],
+        }
+    }
+}
 
 /// Makes and takes connections of the mesh.
 ///
@@ -42,22 +62,41 @@ impl MeshTls {
             .clone()
     }
 
-    /// Takes a connection as `svid`; the client must prove an identity of the mesh.
+    /// Takes a connection as `svid`, for HBONE; the client must prove an identity of the mesh.
     ///
     /// # Errors
     /// The reason, exactly: see [`HandshakeError::reason`].
     ///
     /// # Cancel safety
     /// Dropping the future drops `io`: the connection is lost, nothing else.
-    pub async fn accept<IO>(
+    pub fn accept<IO>(
         &self,
+        svid: Arc<Svid>,
+        io: IO,
+    ) -> impl Future<Output = Result<(TlsStream<IO>, Peer), HandshakeError>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.accept_offering(Offer::Hbone, svid, io)
+    }
+
+    /// The same, for all that is in `offer`; what was agreed on, the stream tells.
+    ///
+    /// # Errors
+    /// The reason, exactly: see [`HandshakeError::reason`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `io`: the connection is lost, nothing else.
+    pub async fn accept_offering<IO>(
+        &self,
+        offer: Offer,
         svid: Arc<Svid>,
         io: IO,
     ) -> Result<(TlsStream<IO>, Peer), HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = svid.mesh_server().map_err(config_fault)?;
+        let config = svid.mesh_server(offer).map_err(config_fault)?;
         let demand = Demand::Workload {
             bundles: self.bundles(),
             expected: None,
@@ -67,7 +106,7 @@ impl MeshTls {
         Ok((stream, peer.ok_or(HandshakeError::NoCertificate)?))
     }
 
-    /// Makes a connection as `svid`; the server must prove one of the `expected` identities. No server name is sent.
+    /// Makes a connection as `svid`, for HBONE; the server must prove one of the `expected` identities. No server name is sent.
     ///
     /// # Errors
     /// The reason, exactly: see [`HandshakeError::reason`]. In TLS 1.3 a server judges the client's certificate after
@@ -75,8 +114,28 @@ impl MeshTls {
     ///
     /// # Cancel safety
     /// Dropping the future drops `io`: the connection is lost, nothing else.
-    pub async fn connect<IO>(
+    pub fn connect<IO>(
         &self,
+        svid: Arc<Svid>,
+        expected: &[SpiffeId],
+        io: IO,
+    ) -> impl Future<Output = Result<(TlsStream<IO>, Peer), HandshakeError>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.connect_offering(Offer::Hbone, svid, expected, io)
+    }
+
+    /// The same, for all that is in `offer`; what was agreed on, the stream tells.
+    ///
+    /// # Errors
+    /// As for [`MeshTls::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `io`: the connection is lost, nothing else.
+    pub async fn connect_offering<IO>(
+        &self,
+        offer: Offer,
         svid: Arc<Svid>,
         expected: &[SpiffeId],
         io: IO,
@@ -84,7 +143,7 @@ impl MeshTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = svid.mesh_client().map_err(config_fault)?;
+        let config = svid.mesh_client(offer).map_err(config_fault)?;
         let demand = Demand::Workload {
             bundles: self.bundles(),
             expected: Some(expected.to_vec()),

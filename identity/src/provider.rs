@@ -29,5 +29,8 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 /// TLS 1.3 and nothing older.
 pub(crate) static VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// The only protocol inside: HTTP/2, for HBONE as for gRPC.
+/// HTTP/2, for HBONE as for gRPC.
 pub(crate) const ALPN_H2: &[u8] = b"h2";
+
+/// Sealed records between two proxies of this mesh; who offers it offers `h2` as well.
+pub(crate) const ALPN_LANE: &[u8] = b"tulle/1";

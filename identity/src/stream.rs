@@ -11,6 +11,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::{
+    provider::{ALPN_H2, ALPN_LANE},
+    sealed::{EXPORTER, Opener, SECRET_LEN, SealError, Sealer},
+};
+
 /// An established TLS connection over `IO`.
 pub struct TlsStream<IO> {
     /// More than a kilobyte of state, on the heap: streams are moved about and held in other futures.
@@ -29,10 +34,64 @@ impl<IO> TlsStream<IO> {
         self.inner.get_ref().0
     }
 
-    /// Whether the peer agreed to HTTP/2.
-    pub(crate) fn speaks_h2(&self) -> bool {
-        self.inner.get_ref().1.alpn_protocol() == Some(crate::provider::ALPN_H2)
+    /// What both ends agreed to speak.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match self.inner.get_ref().1.alpn_protocol() {
+            Some(ALPN_H2) => Some(Protocol::Http2),
+            Some(ALPN_LANE) => Some(Protocol::Lane),
+            _ => None,
+        }
     }
+
+    /// Takes the connection over from TLS: from here on its bytes are sealed records, with keys that only its two ends have.
+    ///
+    /// The peer must do the same, and neither may have sent anything by TLS; the server sends first, so that nothing lies in the
+    /// TLS library's buffers.
+    ///
+    /// # Errors
+    /// The keys cannot be made.
+    pub fn into_sealed(self) -> Result<(IO, Sealer, Opener), SealError> {
+        let secret = |sender: &[u8]| {
+            let secret = [0; SECRET_LEN];
+            match &*self.inner {
+                tokio_rustls::TlsStream::Client(stream) => {
+                    stream
+                        .get_ref()
+                        .1
+                        .export_keying_material(secret, EXPORTER, Some(sender))
+                }
+                tokio_rustls::TlsStream::Server(stream) => {
+                    stream
+                        .get_ref()
+                        .1
+                        .export_keying_material(secret, EXPORTER, Some(sender))
+                }
+            }
+            .map_err(|_| SealError)
+        };
+        let (client, server) = (secret(b"client")?, secret(b"server")?);
+        match *self.inner {
+            tokio_rustls::TlsStream::Client(stream) => Ok((
+                stream.into_inner().0,
+                Sealer::new(&client)?,
+                Opener::new(&server)?,
+            )),
+            tokio_rustls::TlsStream::Server(stream) => Ok((
+                stream.into_inner().0,
+                Sealer::new(&server)?,
+                Opener::new(&client)?,
+            )),
+        }
+    }
+}
+
+/// What is spoken inside of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2: HBONE between workloads, gRPC to the control plane.
+    Http2,
+    /// `tulle/1`: sealed records between two proxies of this mesh.
+    Lane,
 }
 
 impl<IO> fmt::Debug for TlsStream<IO> {

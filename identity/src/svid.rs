@@ -21,6 +21,7 @@ use tulle_model::SpiffeId;
 use crate::{
     handshake::PeerRefusal,
     leaf::Leaf,
+    mesh_tls::Offer,
     pem::{self, ParsePemError},
     provider::{ALPN_H2, VERSIONS, provider},
     verify::Verifier,
@@ -35,8 +36,8 @@ pub struct Svid {
     chain_pem: String,
     issuer_roots_pem: Option<String>,
     key: Arc<SingleCertAndKey>,
-    mesh_client: OnceLock<Arc<ClientConfig>>,
-    mesh_server: OnceLock<Arc<ServerConfig>>,
+    mesh_client: [OnceLock<Arc<ClientConfig>>; 2],
+    mesh_server: [OnceLock<Arc<ServerConfig>>; 2],
 }
 
 impl Svid {
@@ -65,8 +66,8 @@ impl Svid {
             chain_pem,
             issuer_roots_pem: None,
             key: Arc::new(SingleCertAndKey::from(key)),
-            mesh_client: OnceLock::new(),
-            mesh_server: OnceLock::new(),
+            mesh_client: Default::default(),
+            mesh_server: Default::default(),
         })
     }
 
@@ -133,23 +134,35 @@ impl Svid {
     }
 
     /// The config for calling workloads of the mesh.
-    pub(crate) fn mesh_client(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        if let Some(config) = self.mesh_client.get() {
+    pub(crate) fn mesh_client(&self, offer: Offer) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let [hbone, any] = &self.mesh_client;
+        let slot = match offer {
+            Offer::Hbone => hbone,
+            Offer::Any => any,
+        };
+        if let Some(config) = slot.get() {
             return Ok(config.clone());
         }
         let mut config = client_config(Some(self))?;
         // ztunnel sends no name; which certificate answers is decided by the socket.
         config.enable_sni = false;
-        Ok(self.mesh_client.get_or_init(|| Arc::new(config)).clone())
+        config.alpn_protocols = offer.protocols();
+        Ok(slot.get_or_init(|| Arc::new(config)).clone())
     }
 
     /// The config for being called by workloads of the mesh.
-    pub(crate) fn mesh_server(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
-        if let Some(config) = self.mesh_server.get() {
+    pub(crate) fn mesh_server(&self, offer: Offer) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let [hbone, any] = &self.mesh_server;
+        let slot = match offer {
+            Offer::Hbone => hbone,
+            Offer::Any => any,
+        };
+        if let Some(config) = slot.get() {
             return Ok(config.clone());
         }
-        let config = server_config(self, true)?;
-        Ok(self.mesh_server.get_or_init(|| Arc::new(config)).clone())
+        let mut config = server_config(self, true)?;
+        config.alpn_protocols = offer.protocols();
+        Ok(slot.get_or_init(|| Arc::new(config)).clone())
     }
 }
 

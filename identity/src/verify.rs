@@ -56,7 +56,7 @@ pub(crate) enum ExpectedServer {
     Id(SpiffeId),
 }
 
-/// Drives a handshake to a stream that speaks HTTP/2, and the proven peer if it showed a workload's certificate.
+/// Drives a handshake to a stream that speaks a known protocol, and the proven peer if it showed a workload's certificate.
 ///
 /// The handshake lives on the heap, so that whoever awaits it does not grow by two kilobytes.
 pub(crate) fn run<S, IO>(
@@ -81,7 +81,7 @@ where
             (Ok(stream), None) => (stream, None),
         };
         // Without any offer of the peer the TLS library finds nothing to object to.
-        if !stream.speaks_h2() {
+        if stream.protocol().is_none() {
             return Err(HandshakeError::Alpn);
         }
         Ok((stream, peer))

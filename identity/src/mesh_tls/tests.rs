@@ -5,7 +5,7 @@ use tulle_model::TrustDomain;
 
 use super::*;
 use crate::{
-    REASONS,
+    Protocol, REASONS, Sealer,
     testing::{CarelessPeer, Flaw, Forge, bundles},
 };
 
@@ -107,6 +107,52 @@ async fn both_ends_learn_each_others_identity_and_exchange_bytes() {
     let mut buffer = [0_u8; 5];
     server.read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"hello");
+}
+
+#[tokio::test]
+async fn both_ends_offer_lanes_or_speak_http_2() {
+    let mesh = Mesh::new();
+    let (any, hbone) = (Offer::Any, Offer::Hbone);
+    let cases = [
+        (any, any, Protocol::Lane),
+        (any, hbone, Protocol::Http2),
+        (hbone, any, Protocol::Http2),
+        (hbone, hbone, Protocol::Http2),
+    ];
+    for (by_client, by_server, agreed) in cases {
+        let (near, far) = duplex(PIPE);
+        let server = mesh.server();
+        let expected = [server.id().clone()];
+        let (client, server) = tokio::join!(
+            mesh.tls
+                .connect_offering(by_client, mesh.client(), &expected, near),
+            mesh.tls.accept_offering(by_server, server, far)
+        );
+        let (client, server) = (client.unwrap().0, server.unwrap().0);
+        assert_eq!(client.protocol(), Some(agreed));
+        assert_eq!(server.protocol(), Some(agreed));
+    }
+}
+
+#[tokio::test]
+async fn only_the_two_ends_of_a_handshake_open_each_others_records() {
+    let mesh = Mesh::new();
+    let ((client, _), (server, _)) = connected(&mesh, mesh.client(), mesh.server()).await;
+    let ((other, _), _) = connected(&mesh, mesh.client(), mesh.server()).await;
+    let (_, mut client_seals, mut client_opens) = client.into_sealed().unwrap();
+    let (_, mut server_seals, mut server_opens) = server.into_sealed().unwrap();
+    let (_, mut other_seals, _) = other.into_sealed().unwrap();
+    let record = |sealer: &mut Sealer| {
+        let mut record = *b"question........0000000000000000";
+        let (content, tag) = record.split_at_mut(16);
+        tag.copy_from_slice(&sealer.seal(b"", content).unwrap());
+        record
+    };
+    assert_eq!(server_opens.open(b"", &mut record(&mut client_seals)), Ok(16));
+    assert_eq!(client_opens.open(b"", &mut record(&mut server_seals)), Ok(16));
+    // What the own end sealed does not open here: a record cannot be sent back.
+    assert!(client_opens.open(b"", &mut record(&mut client_seals)).is_err());
+    assert!(server_opens.open(b"", &mut record(&mut other_seals)).is_err());
 }
 
 #[tokio::test]
@@ -407,10 +453,10 @@ async fn configs_are_built_once_per_certificate_and_die_with_it() {
     for _ in 0..3 {
         connected(&mesh, client.clone(), server.clone()).await;
     }
-    let client_config = client.mesh_client().unwrap();
-    let server_config = server.mesh_server().unwrap();
-    assert!(Arc::ptr_eq(&client_config, &client.mesh_client().unwrap()));
-    assert!(Arc::ptr_eq(&server_config, &server.mesh_server().unwrap()));
+    let client_config = client.mesh_client(Offer::Hbone).unwrap();
+    let server_config = server.mesh_server(Offer::Hbone).unwrap();
+    assert!(Arc::ptr_eq(&client_config, &client.mesh_client(Offer::Hbone).unwrap()));
+    assert!(Arc::ptr_eq(&server_config, &server.mesh_server(Offer::Hbone).unwrap()));
     assert!(!client_config.enable_sni);
     let (weak_client, weak_server) = (
         Arc::downgrade(&client_config),
@@ -427,7 +473,7 @@ async fn verification_outside_of_a_handshake_refuses() {
     let (near, far) = duplex(PIPE);
     let client_svid = mesh.client();
     let careless = CarelessPeer::default();
-    let acceptor = TlsAcceptor::from(mesh.server().mesh_server().unwrap());
+    let acceptor = TlsAcceptor::from(mesh.server().mesh_server(Offer::Hbone).unwrap());
     let (server, _client) = tokio::join!(
         acceptor.accept(near),
         careless.connect(Some(&client_svid), far)
