@@ -42,6 +42,6 @@ pub use pem::ParsePemError;
 pub use request::{KeyRequest, NewKeyError};
 pub use sealed::{Opener, SEAL_LEN, SealError, Sealer};
 pub use source::{FetchSvidError, SvidSource};
-pub use stream::{Protocol, TlsStream};
+pub use stream::{InnerProtocol, TlsStream};
 pub use svid::{AcceptSvidError, Svid};
 pub use verify::Peer;

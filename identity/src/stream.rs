@@ -35,10 +35,10 @@ impl<IO> TlsStream<IO> {
     }
 
     /// What both ends agreed to speak.
-    pub fn protocol(&self) -> Option<Protocol> {
+    pub fn protocol(&self) -> Option<InnerProtocol> {
         match self.inner.get_ref().1.alpn_protocol() {
-            Some(ALPN_H2) => Some(Protocol::Http2),
-            Some(ALPN_LANE) => Some(Protocol::Lane),
+            Some(ALPN_H2) => Some(InnerProtocol::Http2),
+            Some(ALPN_LANE) => Some(InnerProtocol::Lane),
             _ => None,
         }
     }
@@ -54,18 +54,14 @@ impl<IO> TlsStream<IO> {
         let secret = |sender: &[u8]| {
             let secret = [0; SECRET_LEN];
             match &*self.inner {
-                tokio_rustls::TlsStream::Client(stream) => {
-                    stream
-                        .get_ref()
-                        .1
-                        .export_keying_material(secret, EXPORTER, Some(sender))
-                }
-                tokio_rustls::TlsStream::Server(stream) => {
-                    stream
-                        .get_ref()
-                        .1
-                        .export_keying_material(secret, EXPORTER, Some(sender))
-                }
+                tokio_rustls::TlsStream::Client(stream) => stream
+                    .get_ref()
+                    .1
+                    .export_keying_material(secret, EXPORTER, Some(sender)),
+                tokio_rustls::TlsStream::Server(stream) => stream
+                    .get_ref()
+                    .1
+                    .export_keying_material(secret, EXPORTER, Some(sender)),
             }
             .map_err(|_| SealError)
         };
@@ -87,7 +83,7 @@ impl<IO> TlsStream<IO> {
 
 /// What is spoken inside of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub enum InnerProtocol {
     /// HTTP/2: HBONE between workloads, gRPC to the control plane.
     Http2,
     /// `tulle/1`: sealed records between two proxies of this mesh.

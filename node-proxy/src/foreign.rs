@@ -29,3 +29,8 @@ pub fn chunks(bytes: &[u8]) -> usize {
 pub fn server_name(bytes: &[u8]) -> Option<String> {
     reread::server_name(bytes)
 }
+
+/// Reads the preface of a session on a lane; what was understood, written anew.
+pub fn lane_preface(bytes: &[u8]) -> Option<Vec<u8>> {
+    tunnel::read_preface(bytes)
+}

@@ -5,6 +5,7 @@
 
 mod application;
 mod hbone;
+mod lane;
 mod plaintext;
 
 pub(crate) use hbone::serve as serve_hbone;

@@ -6,7 +6,7 @@
 
 mod sides;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{
     FutureExt as _,
@@ -20,9 +20,9 @@ use crate::{
     pod::Pod,
     policy::Judge,
     pump::{AppSocket, PumpContext, PumpEnd, pump, relay},
-    tunnel::TunnelStream,
+    tunnel::{LaneStream, TunnelStream},
 };
-use sides::{application_side, other_side, tunnel_side};
+use sides::{application_side, lane_side, other_side, tunnel_side};
 
 /// Carries a connection between the pod's application and a tunnel: by the pump, or by its requests where a judge is given.
 ///
@@ -82,13 +82,37 @@ async fn judge_tunnel(
     let counters = opened_by.counters(pod);
     let http = http(&pod.plane, &*judge, &counters);
     let near = application_side(&application, context);
-    let far = tunnel_side(stream, context);
-    let ended = match opened_by {
-        Client::Application => pod.share.run(serve(near, far, http)).await,
-        Client::Peer => pod.share.run(serve(far, near, http)).await,
+    let ended = match stream {
+        TunnelStream::Hbone(stream) => {
+            let far = tunnel_side(stream, context);
+            match opened_by {
+                Client::Application => pod.share.run(serve(near, far, http)).await,
+                Client::Peer => pod.share.run(serve(far, near, http)).await,
+            }
+        }
+        TunnelStream::Lane(stream) => {
+            let shared = Arc::new(Mutex::new(stream));
+            let far = lane_side(&shared);
+            let ended = match opened_by {
+                Client::Application => pod.share.run(serve(near, far, http)).await,
+                Client::Peer => pod.share.run(serve(far, near, http)).await,
+            };
+            give_back(shared);
+            ended
+        }
     };
     close(application, opened_by.is_orderly_here(ended), context).await;
     ended.reason()
+}
+
+/// A lane whose session ended well carries the next one.
+fn give_back(shared: Arc<Mutex<LaneStream>>) {
+    if let Some(stream) = Arc::into_inner(shared) {
+        stream
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .give_back();
+    }
 }
 
 async fn judge_plain(

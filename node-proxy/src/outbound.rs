@@ -307,7 +307,7 @@ async fn prepare(
                 expected: expected.into(),
             };
             let headers = Box::new(ConnectHeaders {
-                authority: address.to_string(),
+                destination: address,
                 client: SocketAddr::new(source_ip(pod, address.ip()), downstream.port()),
                 service: candidate.service.as_ref().map(|s| s.hostname.clone()),
                 baggage: pod.baggage(directory),

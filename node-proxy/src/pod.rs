@@ -212,9 +212,9 @@ impl Pod {
         plane.shared.probers.add(&dialer);
         let dial = {
             let dialer = Arc::clone(&dialer);
-            Arc::new(move |key, svid| -> tunnel::Dialing {
+            Arc::new(move |key, svid, offer| -> tunnel::Dialing {
                 let dialer = Arc::clone(&dialer);
-                Box::pin(async move { dialer.dial(&key, svid).await })
+                Box::pin(async move { dialer.dial(&key, svid, offer).await })
             })
         };
         let pool = TunnelPool::new(dial, plane.settings.clone(), tasks.clone());

@@ -9,6 +9,7 @@
 mod buffer;
 mod download;
 mod join;
+mod lane;
 mod relay;
 mod socket;
 mod upload;
@@ -21,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::Either;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Sleep;
 
@@ -29,7 +31,7 @@ pub use join::{JoinEnds, Joiner};
 pub use relay::relay;
 pub use socket::AppSocket;
 
-use crate::tunnel::{StreamEnd, TunnelReceive, TunnelSend, TunnelStream};
+use crate::tunnel::{HboneStream, StreamEnd, TunnelReceive, TunnelSend, TunnelStream};
 use download::{Download, DownloadEvent};
 use upload::{Upload, UploadEvent};
 
@@ -59,6 +61,8 @@ pub enum PumpEnd {
     PeerReset,
     /// The tunnel broke, or the other socket of a plaintext connection.
     TunnelLost,
+    /// The peer's proxy broke the protocol between us.
+    TunnelBroken,
 }
 
 impl PumpEnd {
@@ -69,6 +73,7 @@ impl PumpEnd {
             PumpEnd::ApplicationReset => "application_reset",
             PumpEnd::PeerReset => "peer_reset",
             PumpEnd::TunnelLost => "tunnel_lost",
+            PumpEnd::TunnelBroken => "tunnel_broken",
         }
     }
 }
@@ -76,7 +81,21 @@ impl PumpEnd {
 /// Carries bytes until both sides are finished or one is gone, and closes both as the end demands.
 ///
 /// Dropping the future cuts the connection: both applications see a reset.
-pub async fn pump(socket: AppSocket, stream: TunnelStream, context: &PumpContext) -> PumpEnd {
+pub fn pump(
+    socket: AppSocket,
+    stream: TunnelStream,
+    context: &PumpContext,
+) -> impl Future<Output = PumpEnd> + Send {
+    match stream {
+        TunnelStream::Hbone(stream) => Either::Left(pump_hbone(socket, stream, context)),
+        // Boxed: the two kinds need not have room for each other.
+        TunnelStream::Lane(stream) => {
+            Either::Right(Box::pin(lane::pump_lane(socket, stream, context)))
+        }
+    }
+}
+
+async fn pump_hbone(socket: AppSocket, stream: HboneStream, context: &PumpContext) -> PumpEnd {
     let mut state = PumpState::new(stream);
     let verdict = {
         let mut broken = pin!(socket.broken());
@@ -96,7 +115,7 @@ pub async fn pump(socket: AppSocket, stream: TunnelStream, context: &PumpContext
                 tokio::time::timeout(context.reset_flush_timeout, flushed).await;
             send.reset();
         }
-        PumpEnd::PeerReset | PumpEnd::TunnelLost => {
+        PumpEnd::PeerReset | PumpEnd::TunnelLost | PumpEnd::TunnelBroken => {
             drop((send, receive));
             socket.reset(context.reset_flush_timeout).await;
         }
@@ -118,8 +137,8 @@ struct PumpState {
 }
 
 impl PumpState {
-    fn new(stream: TunnelStream) -> Self {
-        let TunnelStream { send, receive } = stream;
+    fn new(stream: HboneStream) -> Self {
+        let HboneStream { send, receive } = stream;
         PumpState {
             send,
             receive,

@@ -1,4 +1,5 @@
-//! HBONE: HTTP/2 CONNECT over mutual TLS, both ends, wire-compatible with Istio's ztunnel.
+//! Ways to a peer's proxy: HBONE (HTTP/2 CONNECT over mutual TLS, both ends, wire-compatible with Istio's ztunnel), and lanes between
+//! two proxies of this mesh.
 //!
 //! The only place that knows HTTP/2. It decides which tunnel carries a stream and keeps tunnels alive; it does not decide where
 //! a connection goes (outbound), whether it is allowed (inbound), or touch an application's socket (pump).
@@ -10,6 +11,7 @@ mod error;
 mod headers;
 mod io;
 mod keepalive;
+mod lane;
 mod load;
 mod pool;
 mod server;
@@ -20,10 +22,15 @@ pub(crate) use dial::{Dialer, Probers};
 pub use error::{Blame, OpenTunnelError};
 pub(crate) use headers::{Authority, ConnectHeaders, baggage, forwarded_client, parse_authority};
 pub(crate) use io::TunnelIo;
+pub use lane::LaneStream;
+pub(crate) use lane::{
+    CONTENT_LEN_MAX as LANE_CONTENT_LEN_MAX, Lane, LaneEnd, LaneError, LaneHome, PLAIN_MAX,
+    Preface, slots,
+};
 pub(crate) use load::HeldBytes;
 pub(crate) use pool::{Dialing, PoolKey, TunnelPool};
 pub(crate) use server::{IncomingStream, Refusal, serve};
-pub use stream::{StreamEnd, TunnelReceive, TunnelSend, TunnelStream};
+pub use stream::{HboneStream, StreamEnd, TunnelReceive, TunnelSend, TunnelStream};
 
 /// Reads what a request says of its ends; for `foreign`.
 pub(crate) fn read_request(authority: &str, forwarded: &str) {
@@ -33,6 +40,14 @@ pub(crate) fn read_request(authority: &str, forwarded: &str) {
         headers.insert(http::header::FORWARDED, value);
     }
     let _client: Option<std::net::SocketAddr> = forwarded_client(&headers);
+}
+
+/// Reads a preface and writes it anew; for `foreign`.
+pub(crate) fn read_preface(bytes: &[u8]) -> Option<Vec<u8>> {
+    let preface = Preface::parse(bytes).ok()?;
+    let mut out = [0; lane::PREFACE_LEN_MAX];
+    let len = preface.encode(&mut out);
+    out.get(..len).map(<[u8]>::to_vec)
 }
 
 /// How much a peer may send on one stream before the application has taken it.

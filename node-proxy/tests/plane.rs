@@ -11,6 +11,9 @@ mod exact;
 #[path = "plane/health.rs"]
 mod health;
 #[cfg(test)]
+#[path = "plane/lanes.rs"]
+mod lanes;
+#[cfg(test)]
 #[path = "plane/limits.rs"]
 mod limits;
 #[cfg(test)]

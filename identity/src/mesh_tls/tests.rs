@@ -5,7 +5,7 @@ use tulle_model::TrustDomain;
 
 use super::*;
 use crate::{
-    Protocol, REASONS, Sealer,
+    InnerProtocol, REASONS, Sealer,
     testing::{CarelessPeer, Flaw, Forge, bundles},
 };
 
@@ -114,10 +114,10 @@ async fn both_ends_offer_lanes_or_speak_http_2() {
     let mesh = Mesh::new();
     let (any, hbone) = (Offer::Any, Offer::Hbone);
     let cases = [
-        (any, any, Protocol::Lane),
-        (any, hbone, Protocol::Http2),
-        (hbone, any, Protocol::Http2),
-        (hbone, hbone, Protocol::Http2),
+        (any, any, InnerProtocol::Lane),
+        (any, hbone, InnerProtocol::Http2),
+        (hbone, any, InnerProtocol::Http2),
+        (hbone, hbone, InnerProtocol::Http2),
     ];
     for (by_client, by_server, agreed) in cases {
         let (near, far) = duplex(PIPE);
@@ -148,11 +148,25 @@ async fn only_the_two_ends_of_a_handshake_open_each_others_records() {
         tag.copy_from_slice(&sealer.seal(b"", content).unwrap());
         record
     };
-    assert_eq!(server_opens.open(b"", &mut record(&mut client_seals)), Ok(16));
-    assert_eq!(client_opens.open(b"", &mut record(&mut server_seals)), Ok(16));
+    assert_eq!(
+        server_opens.open(b"", &mut record(&mut client_seals)),
+        Ok(16)
+    );
+    assert_eq!(
+        client_opens.open(b"", &mut record(&mut server_seals)),
+        Ok(16)
+    );
     // What the own end sealed does not open here: a record cannot be sent back.
-    assert!(client_opens.open(b"", &mut record(&mut client_seals)).is_err());
-    assert!(server_opens.open(b"", &mut record(&mut other_seals)).is_err());
+    assert!(
+        client_opens
+            .open(b"", &mut record(&mut client_seals))
+            .is_err()
+    );
+    assert!(
+        server_opens
+            .open(b"", &mut record(&mut other_seals))
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -455,8 +469,14 @@ async fn configs_are_built_once_per_certificate_and_die_with_it() {
     }
     let client_config = client.mesh_client(Offer::Hbone).unwrap();
     let server_config = server.mesh_server(Offer::Hbone).unwrap();
-    assert!(Arc::ptr_eq(&client_config, &client.mesh_client(Offer::Hbone).unwrap()));
-    assert!(Arc::ptr_eq(&server_config, &server.mesh_server(Offer::Hbone).unwrap()));
+    assert!(Arc::ptr_eq(
+        &client_config,
+        &client.mesh_client(Offer::Hbone).unwrap()
+    ));
+    assert!(Arc::ptr_eq(
+        &server_config,
+        &server.mesh_server(Offer::Hbone).unwrap()
+    ));
     assert!(!client_config.enable_sni);
     let (weak_client, weak_server) = (
         Arc::downgrade(&client_config),

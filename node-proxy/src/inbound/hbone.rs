@@ -8,11 +8,11 @@ use std::{
 };
 
 use tokio::net::{TcpListener, TcpStream};
-use tulle_identity::{HandshakeError, Peer, TlsStream};
+use tulle_identity::{HandshakeError, InnerProtocol, Peer, TlsStream};
 use tulle_model::{Directory, NamespacedName, Protocol, Workload};
 use tulle_policy::compiled::Outcome;
 
-use super::{DENIED, POLICY_CHANGED, application};
+use super::{DENIED, POLICY_CHANGED, application, lane};
 use crate::{
     judged::{Client, carry_tunnel},
     plane::{Direction, Security, TunnelSide},
@@ -47,18 +47,23 @@ pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
                     peer,
                     local,
                 };
-                Box::pin(serve_tunnel(&tunnel_pod, tls, end)).await;
+                match tls.protocol() {
+                    Some(InnerProtocol::Lane) => Box::pin(lane::serve(&tunnel_pod, tls, end)).await,
+                    Some(InnerProtocol::Http2) | None => {
+                        Box::pin(serve_tunnel(&tunnel_pod, tls, end)).await;
+                    }
+                }
             }
         });
     })
     .await;
 }
 
-/// Both ends of an established tunnel.
-struct TunnelEnd {
-    proven: Arc<Peer>,
-    peer: SocketAddr,
-    local: IpAddr,
+/// Both ends of an established tunnel or lane.
+pub(super) struct TunnelEnd {
+    pub(super) proven: Arc<Peer>,
+    pub(super) peer: SocketAddr,
+    pub(super) local: IpAddr,
 }
 
 /// TLS; `None` when the peer did not prove itself, which was counted.
@@ -79,7 +84,9 @@ async fn shake_hands(
         }
     };
     let io = TunnelIo::new(stream, Arc::clone(&pod.plane.shared.buffers));
-    let result = tokio::time::timeout(limit, pod.plane.tls.accept(svid, io)).await;
+    let offer = pod.plane.settings.offer();
+    let accept = pod.plane.tls.accept_offering(offer, svid, io);
+    let result = tokio::time::timeout(limit, accept).await;
     match result.unwrap_or(Err(HandshakeError::Timeout { limit })) {
         Ok((tls, proven)) => {
             metrics.count_handshake(TunnelSide::Server, "ok");
@@ -111,7 +118,11 @@ async fn serve_tunnel(pod: &Arc<Pod>, tls: TlsStream<TunnelIo>, end: TunnelEnd) 
 async fn carry(pod: &Arc<Pod>, end: &TunnelEnd, incoming: Box<IncomingStream>) {
     let metrics = &pod.plane.metrics;
     // Boxed: what is needed only until bytes flow must not live as long as the connection.
-    let admitted = match Box::pin(admit(pod, end, &incoming)).await {
+    let admitted = match request_of(&incoming) {
+        Ok(request) => Box::pin(admit(pod, end, &request)).await,
+        Err(refusal) => Err(refusal),
+    };
+    let admitted = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, reason)) => {
             metrics.count_failed(Direction::Inbound, reason);
@@ -147,23 +158,40 @@ async fn carry(pod: &Arc<Pod>, end: &TunnelEnd, incoming: Box<IncomingStream>) {
     open.end(reason);
 }
 
-/// A stream that may be answered with 200.
-struct Admitted {
-    application: AppSocket,
-    judge: Arc<Judge>,
+/// Which connection a peer asks for.
+pub(super) struct Request {
+    pub(super) authority: Authority,
+    /// The client's own end, if its proxy tells it.
+    pub(super) client: Option<SocketAddr>,
+}
+
+fn request_of(incoming: &IncomingStream) -> Result<Request, (Refusal, &'static str)> {
+    let text = incoming
+        .connect_authority()
+        .ok_or((Refusal::BadRequest, "bad_method"))?;
+    Ok(Request {
+        authority: parse_authority(text).ok_or((Refusal::BadRequest, "bad_authority"))?,
+        client: forwarded_client(incoming.headers()),
+    })
+}
+
+/// A request that may be answered with yes.
+pub(super) struct Admitted {
+    pub(super) application: AppSocket,
+    pub(super) judge: Arc<Judge>,
     /// The view by which policy allowed it.
-    judged: Arc<Directory>,
+    pub(super) judged: Arc<Directory>,
 }
 
 /// Checks a request and connects to the application; a refusal comes with its name in metrics.
-async fn admit(
+pub(super) async fn admit(
     pod: &Arc<Pod>,
     end: &TunnelEnd,
-    incoming: &IncomingStream,
+    request: &Request,
 ) -> Result<Admitted, (Refusal, &'static str)> {
     let began = Instant::now();
     let directory = pod.plane.directory.snapshot();
-    let (workload, destination) = destination(pod, &directory, end.local, incoming)?;
+    let (workload, destination) = destination(pod, &directory, end.local, &request.authority)?;
     let judge = Judge::inbound(
         pod.plane.policy.clone(),
         workload.uid.clone(),
@@ -177,7 +205,8 @@ async fn admit(
         return Err((Refusal::Denied, DENIED));
     }
     // The port of the application itself, if its proxy tells it; its address must be the proven tunnel's.
-    let client = forwarded_client(incoming.headers())
+    let client = request
+        .client
         .filter(|client| client.ip() == end.peer.ip())
         .unwrap_or(end.peer);
     let application = application::connect(pod, destination, client)
@@ -201,20 +230,16 @@ fn destination<'a>(
     pod: &Pod,
     directory: &'a Directory,
     local: IpAddr,
-    incoming: &IncomingStream,
+    authority: &Authority,
 ) -> Result<(&'a Workload, SocketAddr), (Refusal, &'static str)> {
-    let text = incoming
-        .connect_authority()
-        .ok_or((Refusal::BadRequest, "bad_method"))?;
-    let authority = parse_authority(text).ok_or((Refusal::BadRequest, "bad_authority"))?;
     let workload = directory
         .workload_at(local)
         .filter(|workload| pod.is_workload(workload))
         .ok_or((Refusal::Unavailable, "unknown_workload"))?;
     let address = match authority {
-        Authority::Address(address) if address.ip() == local => address,
+        Authority::Address(address) if address.ip() == local => *address,
         Authority::Address(_) => return Err((Refusal::BadRequest, "wrong_destination")),
-        Authority::Host(host, port) => service_address(directory, workload, local, &host, port)
+        Authority::Host(host, port) => service_address(directory, workload, local, host, *port)
             .ok_or((Refusal::Unavailable, "unknown_service"))?,
     };
     if pod.plane.settings.ports.is_ours(address.port()) {

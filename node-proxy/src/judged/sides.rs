@@ -1,4 +1,4 @@
-//! The two kinds of connection as streams of bytes: an application's socket and a tunnel's stream.
+//! The kinds of connection as streams of bytes: an application's socket, a tunnel's stream, and a session on a lane.
 //!
 //! Nothing is added to what they are elsewhere: no buffer, no task. Room in a tunnel is asked for before bytes are taken, and given
 //! back when they are read.
@@ -6,7 +6,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -18,7 +18,10 @@ use prometheus_client::metrics::counter::Counter;
 use crate::{
     http::Side,
     pump::{AppSocket, BufferClass, BufferPool, PumpContext},
-    tunnel::{Chunk, StreamEnd, TunnelReceive, TunnelSend, TunnelStream},
+    tunnel::{
+        Chunk, HboneStream, LANE_CONTENT_LEN_MAX, Lane, LaneError, LaneStream, PLAIN_MAX,
+        StreamEnd, TunnelReceive, TunnelSend, slots,
+    },
 };
 
 /// An application's socket as a side; its bytes are counted.
@@ -52,10 +55,10 @@ pub(super) fn other_side(socket: &AppSocket) -> Side<SocketEnd<'_>, SocketEnd<'_
 
 /// A tunnel's stream as a side.
 pub(super) fn tunnel_side(
-    stream: TunnelStream,
+    stream: HboneStream,
     context: &PumpContext,
 ) -> Side<TunnelReader, TunnelWriter> {
-    let TunnelStream { send, receive } = stream;
+    let HboneStream { send, receive } = stream;
     Side {
         reader: TunnelReader {
             receive,
@@ -66,6 +69,17 @@ pub(super) fn tunnel_side(
             buffers: Arc::clone(&context.buffers),
             is_finished: false,
         },
+    }
+}
+
+/// A lane's session as a side; who keeps `stream` can give the lane back afterwards.
+pub(super) fn lane_side(stream: &Arc<Mutex<LaneStream>>) -> Side<LaneEnd, LaneEnd> {
+    let end = || LaneEnd {
+        stream: Arc::clone(stream),
+    };
+    Side {
+        reader: end(),
+        writer: end(),
     }
 }
 
@@ -221,5 +235,98 @@ fn error(end: StreamEnd) -> io::Error {
         StreamEnd::NotWanted => ErrorKind::BrokenPipe.into(),
         StreamEnd::Reset => ErrorKind::ConnectionReset.into(),
         StreamEnd::Lost => ErrorKind::ConnectionAborted.into(),
+    }
+}
+
+/// One direction of a lane. Both are used by one task, so nobody ever waits for the lock.
+#[derive(Debug)]
+pub(super) struct LaneEnd {
+    stream: Arc<Mutex<LaneStream>>,
+}
+
+impl LaneEnd {
+    fn lock(&self) -> MutexGuard<'_, LaneStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for LaneEnd {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut stream = self.lock();
+        let lane = &mut *stream.lane;
+        ready!(lane.poll_receive(cx)).map_err(lane_error)?;
+        let mut slices = [IoSlice::new(&[]); PLAIN_MAX];
+        let count = lane.arrived(&mut slices);
+        let mut taken = 0;
+        for slice in slices.iter().take(count) {
+            let len = slice.len().min(buffer.remaining());
+            buffer.put_slice(slice.get(..len).unwrap_or_default());
+            taken += len;
+        }
+        if count == 0 && lane.received_end().is_some_and(|end| !end.is_clean()) {
+            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        }
+        lane.consume(taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for LaneEnd {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut stream = self.lock();
+        let lane = &mut *stream.lane;
+        ready!(lane.poll_flush(cx)).map_err(lane_error)?;
+        let sent = send(lane, bytes, false);
+        Poll::Ready(sent.map_err(lane_error))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lock().lane.poll_flush(cx).map_err(lane_error)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = self.lock();
+        let lane = &mut *stream.lane;
+        ready!(lane.poll_flush(cx)).map_err(lane_error)?;
+        if !lane.has_sent_end() {
+            send(lane, &[], true).map_err(lane_error)?;
+        }
+        lane.poll_flush(cx).map_err(lane_error)
+    }
+}
+
+/// Sends as much of `bytes` as one buffer holds.
+fn send(lane: &mut Lane, bytes: &[u8], finished: bool) -> Result<usize, LaneError> {
+    let class = match bytes.len() <= LANE_CONTENT_LEN_MAX {
+        true => BufferClass::Small,
+        false => BufferClass::Large,
+    };
+    let mut buffer = lane.buffers().take(class);
+    let mut rest = bytes;
+    for slot in slots(&mut buffer) {
+        let len = rest.len().min(slot.len());
+        let (now, later) = rest.split_at(len);
+        if let Some(to) = slot.get_mut(..len) {
+            to.copy_from_slice(now);
+        }
+        rest = later;
+    }
+    let len = bytes.len() - rest.len();
+    lane.send(buffer, len, finished).map(|()| len)
+}
+
+fn lane_error(error: LaneError) -> io::Error {
+    match error {
+        LaneError::Io(error) => error,
+        LaneError::Closed => ErrorKind::ConnectionAborted.into(),
+        error => io::Error::new(ErrorKind::ConnectionAborted, error),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use tulle_identity::Offer;
+
 use crate::{http::HttpSettings, netns::SocketPurpose};
 
 /// The ports of the data plane inside a pod's namespace.
@@ -90,6 +92,12 @@ pub struct PlaneSettings {
     pub network_user_timeout: Duration,
     /// Bytes that may wait unsent in the kernel for one tunnel: what a small message may have to wait for.
     pub unsent_len_max: u32,
+    /// Lanes to one destination; connections beyond share HBONE tunnels. 0: HBONE only, also for peers that offer lanes.
+    pub lanes_per_destination_max: usize,
+    /// Lanes to one destination that may be opened at once: what a burst may cost in handshakes.
+    pub lanes_opening_max: usize,
+    /// How long a peer may leave a lane to this node without a session.
+    pub lane_idle_max: Duration,
     /// Streams that share a tunnel, as istiod's peers do it.
     pub streams_per_tunnel_max: usize,
     /// Streams on each tunnel beyond which another is opened, so that more than one core can work.
@@ -123,6 +131,14 @@ pub struct PlaneSettings {
 }
 
 impl PlaneSettings {
+    /// What is spoken with other proxies.
+    pub(crate) fn offer(&self) -> Offer {
+        match self.lanes_per_destination_max {
+            0 => Offer::Hbone,
+            _ => Offer::Any,
+        }
+    }
+
     /// How the sockets of tunnels are set up.
     pub(crate) fn tunnel_sockets(&self) -> SocketPurpose {
         SocketPurpose::Tunnel {
@@ -151,6 +167,9 @@ impl Default for PlaneSettings {
             failover_patience: Duration::from_secs(2),
             network_user_timeout: Duration::from_secs(20),
             unsent_len_max: 128 * 1024,
+            lanes_per_destination_max: 256,
+            lanes_opening_max: 8,
+            lane_idle_max: Duration::from_mins(10),
             streams_per_tunnel_max: 100,
             streams_before_spread: 32,
             spread_tunnels_max: 4,

@@ -52,7 +52,7 @@ pub async fn relay(application: AppSocket, other: AppSocket, context: &PumpConte
             other.finish();
         }
         PumpEnd::ApplicationReset => other.reset(context.reset_flush_timeout).await,
-        PumpEnd::PeerReset | PumpEnd::TunnelLost => {
+        PumpEnd::PeerReset | PumpEnd::TunnelLost | PumpEnd::TunnelBroken => {
             application.reset(context.reset_flush_timeout).await;
         }
     }

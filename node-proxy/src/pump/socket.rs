@@ -1,7 +1,7 @@
 //! An application's socket, with the endings that applications must be shown.
 
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
     net::Shutdown,
     os::fd::AsFd,
     task::{Context, Poll},
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::JoinEnds;
-use crate::netns::sys;
+use crate::{netns::sys, tunnel::slots};
 
 /// The proxy's socket to an application.
 ///
@@ -123,6 +123,39 @@ impl AppSocket {
         }
     }
 
+    /// The same, into the places where a lane's records keep their contents.
+    pub(super) fn fill_slots(&self, buffer: &mut [u8]) -> (usize, FillEnd) {
+        let mut filled = 0;
+        loop {
+            let mut slices: [IoSliceMut<'_>; SLOTS_MAX] =
+                std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let mut count = 0;
+            let mut skip = filled;
+            for (slot, slice) in slots(buffer).zip(&mut slices) {
+                let len = slot.len();
+                match slot.get_mut(skip..) {
+                    Some(rest) if !rest.is_empty() => {
+                        *slice = IoSliceMut::new(rest);
+                        skip = 0;
+                    }
+                    _ => skip -= len,
+                }
+                count += 1;
+            }
+            let first = slices.iter().take(count).position(|s| !s.is_empty());
+            let Some(rest) = first.and_then(|first| slices.get_mut(first..count)) else {
+                return (filled, FillEnd::Full);
+            };
+            match self.stream.try_read_vectored(rest) {
+                Ok(0) => return (filled, FillEnd::Finished),
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return (filled, FillEnd::Empty),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return (filled, FillEnd::Broken),
+            }
+        }
+    }
+
     /// Writes what fits.
     pub(crate) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.stream.try_write_vectored(slices) {
@@ -183,5 +216,7 @@ impl AppSocket {
     }
 }
 
+/// Records in a large buffer.
+const SLOTS_MAX: usize = 8;
 const FLUSH_LOOK_FIRST: Duration = Duration::from_millis(1);
 const FLUSH_LOOK_MAX: Duration = Duration::from_millis(50);

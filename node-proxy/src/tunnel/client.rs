@@ -23,7 +23,7 @@ use super::{
     io::TunnelIo,
     keepalive::Keepalive,
     load::{StreamLoad, TunnelLoad},
-    stream::{TunnelReceive, TunnelSend, TunnelStream},
+    stream::{HboneStream, TunnelReceive, TunnelSend, TunnelStream},
 };
 use crate::plane::{Plane, TunnelSide};
 
@@ -159,16 +159,16 @@ impl Tunnel {
                 status: response.status().as_u16(),
             }));
         }
-        Ok(TunnelStream {
+        Ok(TunnelStream::Hbone(HboneStream {
             send: TunnelSend::new(send, Arc::clone(&load)),
             receive: TunnelReceive::new(response.into_body(), load),
-        })
+        }))
     }
 
     fn request(&self, headers: &ConnectHeaders) -> Result<Request<()>, ConnectFailure> {
         let mut request = Request::builder()
             .method(Method::CONNECT)
-            .uri(&headers.authority)
+            .uri(headers.destination.to_string())
             .body(())
             .map_err(|e| {
                 ConnectFailure::Peer(OpenTunnelError::Lost {

@@ -1,6 +1,7 @@
 //! Opens tunnels from inside a pod's namespace.
 
 use std::{
+    error::Error,
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -11,9 +12,15 @@ use futures::future::BoxFuture;
 use rand::seq::IndexedRandom as _;
 use socket2::Domain;
 use tokio::net::{TcpSocket, TcpStream};
-use tulle_identity::Svid;
+use tulle_identity::{InnerProtocol, Offer, Svid, TlsStream};
 
-use super::{client::Tunnel, error::OpenTunnelError, io::TunnelIo, pool::PoolKey};
+use super::{
+    client::Tunnel,
+    error::OpenTunnelError,
+    io::TunnelIo,
+    lane::{Lane, LaneError},
+    pool::PoolKey,
+};
 use crate::{
     health::{Probe, ProbeOutcome},
     netns::{NamespaceHandle, SocketPurpose, SocketStock},
@@ -49,15 +56,16 @@ impl Dialer {
         }
     }
 
-    /// Opens a tunnel and proves `svid` in it.
+    /// Opens a tunnel, or a lane if that is offered and the peer takes it, and proves `svid` in it.
     pub(crate) async fn dial(
         &self,
         key: &PoolKey,
         svid: Arc<Svid>,
-    ) -> Result<Tunnel, OpenTunnelError> {
+        offer: Offer,
+    ) -> Result<Dialed, OpenTunnelError> {
         let stream = self.connect(&self.tunnel_sockets, key.destination).await?;
         let settings = &self.plane.settings;
-        let handshake = self.handshake(key, svid, stream);
+        let handshake = Box::pin(self.handshake(key, svid, offer, stream));
         let result = tokio::time::timeout(settings.handshake_timeout, handshake).await;
         let result = result.unwrap_or_else(|_| {
             Err(OpenTunnelError::Handshake {
@@ -121,32 +129,63 @@ impl Dialer {
         &self,
         key: &PoolKey,
         svid: Arc<Svid>,
+        offer: Offer,
         stream: TcpStream,
-    ) -> Result<Tunnel, OpenTunnelError> {
+    ) -> Result<Dialed, OpenTunnelError> {
         let destination = key.destination;
         let began = Instant::now();
         let io = TunnelIo::new(stream, Arc::clone(&self.plane.shared.buffers));
         let (tls, _peer) = self
             .plane
             .tls
-            .connect(Arc::clone(&svid), &key.expected, io)
+            .connect_offering(offer, Arc::clone(&svid), &key.expected, io)
             .await
             .map_err(|e| OpenTunnelError::Handshake {
                 destination,
                 source: Arc::new(e),
             })?;
-        let (tunnel, drive) = Tunnel::start(tls, &self.plane, svid, destination)
-            .await
-            .map_err(|e| OpenTunnelError::Lost {
-                destination,
-                source: Arc::new(e),
-            })?;
-        self.tasks.spawn(drive);
+        let dialed = match tls.protocol() {
+            Some(InnerProtocol::Lane) => self.take_lane(tls).await.map(Dialed::Lane).map_err(lost),
+            Some(InnerProtocol::Http2) | None => {
+                match Tunnel::start(tls, &self.plane, svid, destination).await {
+                    Ok((tunnel, drive)) => {
+                        self.tasks.spawn(drive);
+                        Ok(Dialed::Tunnel(tunnel))
+                    }
+                    Err(error) => Err(lost(error)),
+                }
+            }
+        };
+        let dialed = dialed.map_err(|source| OpenTunnelError::Lost {
+            destination,
+            source,
+        })?;
         self.plane
             .metrics
             .observe_handshake(TunnelSide::Client, began.elapsed().as_secs_f64());
-        Ok(tunnel)
+        Ok(dialed)
     }
+
+    /// A lane on which the peer has said that it is there.
+    async fn take_lane(&self, tls: TlsStream<TunnelIo>) -> Result<Box<Lane>, LaneError> {
+        let buffers = Arc::clone(&self.plane.shared.buffers);
+        let counted = self.plane.metrics.tunnel_guard(TunnelSide::Client);
+        let mut lane = Lane::new(tls, buffers, counted)?;
+        lane.greeted().await?;
+        Ok(lane)
+    }
+}
+
+/// What a dial led to.
+pub(crate) enum Dialed {
+    /// A lane, free.
+    Lane(Box<Lane>),
+    /// A tunnel, driven by a task of its own.
+    Tunnel(Tunnel),
+}
+
+fn lost(error: impl Error + Send + Sync + 'static) -> Arc<dyn Error + Send + Sync> {
+    Arc::new(error)
 }
 
 /// The pods from inside which it can be tried whether somebody is at an address, as an application there would.

@@ -8,8 +8,8 @@ use tulle_model::{ClusterName, Workload, WorkloadKind};
 /// What a CONNECT request says.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectHeaders {
-    /// Where the peer shall connect: `ip:port`.
-    pub(crate) authority: String,
+    /// Where the peer shall connect.
+    pub(crate) destination: SocketAddr,
     /// Who connects, as the application's own end.
     pub(crate) client: SocketAddr,
     /// The service that the application asked for, by hostname.

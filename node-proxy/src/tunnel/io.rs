@@ -76,6 +76,27 @@ impl TunnelIo {
         }
     }
 
+    /// The connection itself, when nothing is held on its way in or out.
+    ///
+    /// # Errors
+    /// Something is held, or somebody else has the writing side.
+    pub(crate) fn into_socket(self) -> io::Result<TcpStream> {
+        let writer = Arc::into_inner(self.writer.shared);
+        let (None, Some(writer)) = (self.held, writer) else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        let is_empty = writer
+            .held
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none();
+        let socket = self.reader.reunite(writer.socket);
+        socket
+            .ok()
+            .filter(|_| is_empty)
+            .ok_or_else(|| ErrorKind::InvalidData.into())
+    }
+
     /// The writing side.
     pub(crate) fn writer(&self) -> TunnelWriter {
         self.writer.clone()

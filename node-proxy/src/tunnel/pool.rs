@@ -1,8 +1,11 @@
 //! Which tunnel carries a new stream.
 //!
-//! One pool per pod, so identities never mix. A stream goes to a tunnel where it does not wait behind others: tunnels that carry
+//! One pool per pod, so identities never mix. To a proxy of this mesh a connection gets a lane of its own; to others, and in a burst,
+//! a stream of a shared tunnel. A stream goes to a tunnel where it does not wait behind others: tunnels that carry
 //! bulk, or whose readers stand still, get no newcomers while another can be had. Many who need the same new tunnel wait for one
 //! handshake. No lock is held while anything is waited for.
+
+mod lanes;
 
 use std::{
     collections::HashMap,
@@ -12,18 +15,21 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
-use tulle_identity::Svid;
+use tokio::sync::{oneshot, watch};
+use tulle_identity::{Offer, Svid};
 use tulle_model::SpiffeId;
 
 use super::{
     client::{ConnectFailure, Tunnel},
+    dial::Dialed,
     error::OpenTunnelError,
     headers::ConnectHeaders,
+    lane::{Lane, LaneError, LaneHome as _, LaneStream, Opened},
     load::StreamLoad,
     stream::TunnelStream,
 };
 use crate::plane::{PlaneSettings, Tasks};
+use lanes::{Home, Lanes, Opening};
 
 /// Who is at the other end. The source is the pool's pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,10 +41,10 @@ pub(crate) struct PoolKey {
 }
 
 /// A tunnel being opened.
-pub(crate) type Dialing = BoxFuture<'static, Result<Tunnel, OpenTunnelError>>;
+pub(crate) type Dialing = BoxFuture<'static, Result<Dialed, OpenTunnelError>>;
 
-/// Opens one tunnel.
-pub(crate) type Dial = Arc<dyn Fn(PoolKey, Arc<Svid>) -> Dialing + Send + Sync>;
+/// Opens one tunnel, or a lane if that is offered and the peer takes it.
+pub(crate) type Dial = Arc<dyn Fn(PoolKey, Arc<Svid>, Offer) -> Dialing + Send + Sync>;
 
 /// The tunnels of one pod.
 pub(crate) struct TunnelPool {
@@ -59,6 +65,7 @@ struct Entries {
 #[derive(Default)]
 struct Entry {
     state: Mutex<EntryState>,
+    lanes: Arc<Lanes>,
 }
 
 #[derive(Default)]
@@ -110,11 +117,17 @@ impl TunnelPool {
         svid: &Arc<Svid>,
         headers: &ConnectHeaders,
     ) -> Result<TunnelStream, OpenTunnelError> {
+        let entry = self.entry(key);
+        if self.settings.lanes_per_destination_max > 0
+            && let Some(result) = self.open_session(&entry, key, svid, headers).await
+        {
+            return result.map(TunnelStream::Lane);
+        }
         let mut last = OpenTunnelError::Full {
             destination: key.destination,
         };
         for _ in 0..DEAD_TUNNELS_MAX {
-            let (lease, is_new) = self.checkout(key, svid).await?;
+            let (lease, is_new) = self.checkout(&entry, key, svid).await?;
             let patience = self.settings.response_timeout;
             match lease.tunnel.connect(lease.load, headers, patience).await {
                 Ok(stream) => return Ok(stream),
@@ -126,19 +139,106 @@ impl TunnelPool {
         Err(last)
     }
 
+    /// Opens a session on a lane; `None` when the connection shall take a tunnel instead.
+    async fn open_session(
+        &self,
+        entry: &Arc<Entry>,
+        key: &PoolKey,
+        svid: &Arc<Svid>,
+        headers: &ConnectHeaders,
+    ) -> Option<Result<LaneStream, OpenTunnelError>> {
+        let destination = key.destination;
+        let mut last = OpenTunnelError::Full { destination };
+        for _ in 0..DEAD_LANES_MAX {
+            let (lane, home, is_new) = match entry.lanes.choose(&self.settings, svid) {
+                lanes::Choice::Hbone => return None,
+                lanes::Choice::Idle(idle) => (idle.lane, idle.home, false),
+                lanes::Choice::Open(opening) => {
+                    let home = Arc::clone(&opening.home);
+                    match self.open_lane(opening, entry, key, svid).await {
+                        Ok(Some(lane)) => (lane, home, true),
+                        Ok(None) => return None,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+            };
+            let limit = self.settings.response_timeout;
+            let opening = Box::pin(lane.open(headers.destination, headers.client));
+            match tokio::time::timeout(limit, opening).await {
+                Ok(Ok(Opened::Session(lane))) => return Some(Ok(LaneStream::new(lane, home))),
+                Ok(Ok(Opened::Refused(lane, status))) => {
+                    home.take_back(lane);
+                    return Some(Err(OpenTunnelError::Refused {
+                        destination,
+                        status,
+                    }));
+                }
+                Ok(Err(error)) => last = lost(destination, error),
+                Err(_) => {
+                    return Some(Err(OpenTunnelError::ResponseTimeout { destination, limit }));
+                }
+            }
+            if is_new {
+                break;
+            }
+        }
+        Some(Err(last))
+    }
+
+    /// Opens a lane in a task of its own, so that it survives whoever asked; `None` when the peer speaks HBONE only, and now has a
+    /// tunnel.
+    async fn open_lane(
+        &self,
+        opening: Opening,
+        entry: &Arc<Entry>,
+        key: &PoolKey,
+        svid: &Arc<Svid>,
+    ) -> Result<Option<Box<Lane>>, OpenTunnelError> {
+        let (told, outcome) = oneshot::channel();
+        let (entry, home) = (Arc::clone(entry), Arc::clone(&opening.home));
+        let dialing = (self.dial)(key.clone(), Arc::clone(svid), Offer::Any);
+        self.tasks.spawn(async move {
+            let dialed = match dialing.await {
+                Ok(Dialed::Lane(lane)) => Ok(Some(lane)),
+                Ok(Dialed::Tunnel(tunnel)) => {
+                    entry.lanes.set_foreign();
+                    lock(&entry.state).tunnels.push(Arc::new(tunnel));
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            };
+            drop(opening);
+            if let Err(Ok(Some(lane))) = told.send(dialed) {
+                Home::take_back(home, lane);
+            }
+        });
+        outcome.await.unwrap_or(Err(OpenTunnelError::Draining))
+    }
+
+    fn entry(&self, key: &PoolKey) -> Arc<Entry> {
+        let mut entries = lock(&self.entries);
+        match entries.by_key.get(key) {
+            Some(entry) => Arc::clone(entry),
+            None if entries.is_closed => Arc::default(),
+            None => Arc::clone(entries.by_key.entry(key.clone()).or_default()),
+        }
+    }
+
     /// Closes tunnels that carry nothing for too long. Called now and then.
     pub(crate) fn sweep(&self) {
         let idle = self.settings.tunnel_idle_timeout;
         let mut closed = Vec::new();
+        let mut lanes = Vec::new();
         let mut entries = lock(&self.entries);
         entries.by_key.retain(|_, entry| {
             let mut state = lock(&entry.state);
             state.split_unusable(idle, &mut closed);
+            lanes.extend(entry.lanes.split_unusable(idle));
             // An entry that somebody holds is about to be used.
-            !state.is_empty() || Arc::strong_count(entry) > 1
+            !state.is_empty() || !entry.lanes.is_empty() || Arc::strong_count(entry) > 1
         });
         drop(entries);
-        drop(closed);
+        drop((closed, lanes));
     }
 
     /// Lets go of all tunnels: each closes when its last stream ends, and so do those that are opened from now on.
@@ -154,19 +254,12 @@ impl TunnelPool {
     /// A place, and whether its tunnel was opened while the caller waited.
     async fn checkout(
         &self,
+        entry: &Arc<Entry>,
         key: &PoolKey,
         svid: &Arc<Svid>,
     ) -> Result<(Lease, bool), OpenTunnelError> {
-        let entry = {
-            let mut entries = lock(&self.entries);
-            match entries.by_key.get(key) {
-                Some(entry) => Arc::clone(entry),
-                None if entries.is_closed => Arc::default(),
-                None => Arc::clone(entries.by_key.entry(key.clone()).or_default()),
-            }
-        };
         for round in 0..CHECKOUT_ROUNDS_MAX {
-            let mut done = match self.choose(&entry, key, svid) {
+            let mut done = match self.choose(entry, key, svid) {
                 Choice::Tunnel(lease) => return Ok((lease, round > 0)),
                 Choice::Full => {
                     return Err(OpenTunnelError::Full {
@@ -239,7 +332,7 @@ impl TunnelPool {
             done: done.clone(),
         });
         let (entry, pool) = (Arc::clone(entry), self.this.clone());
-        let dialing = (self.dial)(key.clone(), Arc::clone(svid));
+        let dialing = (self.dial)(key.clone(), Arc::clone(svid), Offer::Hbone);
         self.tasks.spawn(async move {
             let _ticket = TicketGuard {
                 entry: Arc::clone(&entry),
@@ -248,9 +341,14 @@ impl TunnelPool {
             let outcome = match dialing.await {
                 // The pod is gone meanwhile: the tunnel closes by being dropped.
                 Ok(_) if pool.strong_count() == 0 => Err(OpenTunnelError::Draining),
-                Ok(tunnel) => {
+                Ok(Dialed::Tunnel(tunnel)) => {
                     lock(&entry.state).tunnels.push(Arc::new(tunnel));
                     Ok(())
+                }
+                Ok(Dialed::Lane(lane)) => {
+                    // Not offered, so never agreed on.
+                    drop(lane);
+                    Err(OpenTunnelError::Draining)
                 }
                 Err(error) => Err(error),
             };
@@ -327,6 +425,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The lane broke before the peer answered; no byte of the application was sent.
+fn lost(destination: SocketAddr, error: LaneError) -> OpenTunnelError {
+    OpenTunnelError::Lost {
+        destination,
+        source: Arc::new(error),
+    }
+}
+
+/// Dead lanes that one connection may meet before it gives up: a peer that restarts leaves as many as were idle, which are seen to be
+/// closed; these are the ones that closed just then.
+const DEAD_LANES_MAX: usize = 4;
 /// Dead tunnels that one stream may meet before it gives up; each was alive when it was chosen.
 const DEAD_TUNNELS_MAX: usize = 3;
 /// Times that one stream may lose the race for a place.

@@ -24,7 +24,7 @@ use super::{
     io::TunnelIo,
     keepalive::Keepalive,
     load::TunnelLoad,
-    stream::{StreamEnd, TunnelReceive, TunnelSend, TunnelStream},
+    stream::{HboneStream, StreamEnd, TunnelReceive, TunnelSend, TunnelStream},
 };
 use crate::plane::{Direction, Plane, PlaneSettings};
 
@@ -193,10 +193,10 @@ impl IncomingStream {
             .send_response(response, false)
             .map_err(|_| StreamEnd::Lost)?;
         let load = self.load.open_stream();
-        Ok(TunnelStream {
+        Ok(TunnelStream::Hbone(HboneStream {
             send: TunnelSend::new(send, Arc::clone(&load)),
             receive: TunnelReceive::new(self.request.into_body(), load),
-        })
+        }))
     }
 }
 

@@ -10,12 +10,22 @@ use h2::{Reason, RecvStream, SendStream};
 
 use super::{
     chunk::Chunk,
+    lane::LaneStream,
     load::{BulkMeter, StreamLoad},
 };
 
+/// An open connection to the peer's application.
+#[derive(Debug)]
+pub enum TunnelStream {
+    /// A stream of HTTP/2, beside others.
+    Hbone(HboneStream),
+    /// A session on a lane, alone.
+    Lane(LaneStream),
+}
+
 /// An open stream: the peer has answered 200.
 #[derive(Debug)]
-pub struct TunnelStream {
+pub struct HboneStream {
     /// Towards the peer.
     pub send: TunnelSend,
     /// From the peer.

@@ -23,7 +23,11 @@ async fn fill(stream: &mut TcpStream, piece: usize) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stops_stops_the_writer_and_nobody_else() {
-    let mesh = Mesh::start().await;
+    a_reader_that_stops_stops_the_writer_and_nobody_else_on(Mesh::start().await).await;
+    a_reader_that_stops_stops_the_writer_and_nobody_else_on(Mesh::hbone_only().await).await;
+}
+
+async fn a_reader_that_stops_stops_the_writer_and_nobody_else_on(mesh: Mesh) {
     let (listener, _) = listen_b().await;
     let mut small = pair(&mesh, &listener).await;
     // Several, so that what they hold together is more than a tunnel's usual window.
@@ -61,7 +65,11 @@ async fn a_reader_that_stops_stops_the_writer_and_nobody_else() {
 /// Many tiny pieces for a reader that stands still cost no more than their bytes, and the tunnel survives them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiny_pieces_for_a_stuck_reader_are_harmless() {
-    let mesh = Mesh::start().await;
+    tiny_pieces_for_a_stuck_reader_are_harmless_on(Mesh::start().await).await;
+    tiny_pieces_for_a_stuck_reader_are_harmless_on(Mesh::hbone_only().await).await;
+}
+
+async fn tiny_pieces_for_a_stuck_reader_are_harmless_on(mesh: Mesh) {
     let (listener, _) = listen_b().await;
     let (mut client, mut server) = pair(&mesh, &listener).await;
     let mut written = 0usize;
@@ -80,7 +88,7 @@ async fn tiny_pieces_for_a_stuck_reader_are_harmless() {
 /// A bulk stream gets its own tunnel's queue; small messages do not wait in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn newcomers_avoid_a_tunnel_that_carries_bulk() {
-    let mesh = Mesh::start().await;
+    let mesh = Mesh::hbone_only().await;
     let (listener, _) = listen_b().await;
     let (mut bulk, sink) = pair(&mesh, &listener).await;
     let taken = fill(&mut bulk, 256 * 1024).await;

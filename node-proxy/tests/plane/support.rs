@@ -244,19 +244,44 @@ impl Mesh {
     /// Starts with changed settings, on both nodes.
     pub(crate) async fn with(change: impl Fn(&mut PlaneSettings)) -> Self {
         let settings = |settings: &mut PlaneSettings| {
-            settings.ports = Ports {
-                outbound: 0,
-                inbound: 0,
-                hbone: 0,
-                dns: 15053,
-            };
+            settings.ports = ANY_PORT;
             change(settings);
         };
         Self::between(Site::on_loopback(A), Site::on_loopback(B), settings).await
     }
 
+    /// Starts without lanes: what foreign peers are given.
+    pub(crate) async fn hbone_only() -> Self {
+        Self::with(|settings| settings.lanes_per_destination_max = 0).await
+    }
+
+    /// Starts with changed settings, on pod A's node and on pod B's.
+    pub(crate) async fn with_each(
+        change_a: impl Fn(&mut PlaneSettings),
+        change_b: impl Fn(&mut PlaneSettings),
+    ) -> Self {
+        let sites = (Site::on_loopback(A), Site::on_loopback(B));
+        let settings_a = |settings: &mut PlaneSettings| {
+            settings.ports = ANY_PORT;
+            change_a(settings);
+        };
+        let settings_b = |settings: &mut PlaneSettings| {
+            settings.ports = ANY_PORT;
+            change_b(settings);
+        };
+        Self::between_each(sites, settings_a, settings_b).await
+    }
+
     /// Starts with the pods where they are said to be.
     pub(crate) async fn between(a: Site, b: Site, change: impl Fn(&mut PlaneSettings)) -> Self {
+        Self::between_each((a, b), &change, &change).await
+    }
+
+    async fn between_each(
+        (a, b): (Site, Site),
+        change_a: impl Fn(&mut PlaneSettings),
+        change_b: impl Fn(&mut PlaneSettings),
+    ) -> Self {
         let mut registry = Registry::default();
         let (domain_a, domain_b) = (domain("a.test"), domain("b.test"));
         let forge_a = Arc::new(Forge::new(&domain_a).unwrap());
@@ -269,7 +294,7 @@ impl Mesh {
         }
         let directory = Publisher::new(view);
         let mut settings = PlaneSettings::default();
-        change(&mut settings);
+        change_b(&mut settings);
         let policy_metrics = Arc::new(PolicyMetrics::default());
         policy_metrics.register(&mut registry);
         let mut commons = Commons {
@@ -280,6 +305,8 @@ impl Mesh {
             settings,
         };
         let b = Node::start("b", b, domain_b, &forge_b, &commons).await;
+        commons.settings = PlaneSettings::default();
+        change_a(&mut commons.settings);
         commons.settings.peer_hbone_port = b.proxy.addresses().hbone[0].port();
         let a = Node::start("a", a, domain_a, &forge_a, &commons).await;
         Mesh {
@@ -437,3 +464,10 @@ pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
 }
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Both planes are on one loopback.
+const ANY_PORT: Ports = Ports {
+    outbound: 0,
+    inbound: 0,
+    hbone: 0,
+    dns: 15053,
+};

@@ -20,7 +20,7 @@ fn handshakes(mesh: &Mesh) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_shares_one_handshake() {
-    let mesh = Mesh::start().await;
+    let mesh = Mesh::hbone_only().await;
     let (listener, address) = listen_b().await;
     let mut clients = Vec::new();
     for _ in 0..60 {
@@ -319,6 +319,7 @@ async fn a_peer_that_answers_no_ping_is_given_up() {
 #[tokio::test]
 async fn pings_do_not_disturb_a_tunnel_that_lives() {
     let mesh = Mesh::with(|settings| {
+        settings.lanes_per_destination_max = 0;
         settings.ping_interval = Duration::from_millis(10);
         settings.ping_timeout = Duration::from_secs(10);
     })

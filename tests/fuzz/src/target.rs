@@ -79,6 +79,12 @@ pub const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "lane_preface",
+        run: values::preface,
+        seeds: values::preface_seeds,
+        words: &[],
+    },
+    Target {
         name: "wire",
         run: values::wire,
         seeds: values::wire_seeds,

@@ -87,3 +87,8 @@ fn heads_and_chunks_of_http() {
 fn first_messages_of_tls() {
     smoke("tls_hello");
 }
+
+#[test]
+fn prefaces_of_lanes() {
+    smoke("lane_preface");
+}

@@ -133,7 +133,7 @@ fn baggage_has_the_form_of_ztunnel() {
 #[test]
 fn headers_are_written_as_on_the_wire() {
     let headers = ConnectHeaders {
-        authority: "10.1.1.6:80".into(),
+        destination: "10.1.1.6:80".parse().unwrap(),
         client: "10.1.1.5:4711".parse().unwrap(),
         service: Some("b.default.svc.cluster.local".into()),
         baggage: Some(HeaderValue::from_static("k=v")),

@@ -22,7 +22,7 @@ fn key(port: u16) -> PoolKey {
 
 fn headers() -> ConnectHeaders {
     ConnectHeaders {
-        authority: "127.0.0.1:80".into(),
+        destination: SocketAddr::from(([127, 0, 0, 1], 80)),
         client: SocketAddr::from(([127, 0, 0, 1], 1)),
         service: None,
         baggage: None,
@@ -30,10 +30,18 @@ fn headers() -> ConnectHeaders {
     }
 }
 
+/// Without lanes: these are the rules for tunnels that are shared.
+fn hbone_only() -> PlaneSettings {
+    PlaneSettings {
+        lanes_per_destination_max: 0,
+        ..PlaneSettings::default()
+    }
+}
+
 /// A dial that waits for the gate, counts, and fails.
 fn failing(gate: &Arc<Semaphore>, dials: &Arc<AtomicUsize>) -> Dial {
     let (gate, dials) = (Arc::clone(gate), Arc::clone(dials));
-    Arc::new(move |key: PoolKey, _svid| -> Dialing {
+    Arc::new(move |key: PoolKey, _svid, _offer| -> Dialing {
         let (gate, dials) = (Arc::clone(&gate), Arc::clone(&dials));
         Box::pin(async move {
             dials.fetch_add(1, SeqCst);
@@ -50,7 +58,7 @@ fn failing(gate: &Arc<Semaphore>, dials: &Arc<AtomicUsize>) -> Dial {
 async fn all_who_wait_for_one_tunnel_learn_of_its_failure() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::default();
-    let pool = TunnelPool::new(failing(&gate, &dials), PlaneSettings::default(), tasks);
+    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), tasks);
     let svid = svid();
     let mut waiters = tokio::task::JoinSet::new();
     for port in [1, 2] {
@@ -85,7 +93,7 @@ async fn a_burst_beyond_one_tunnels_streams_dials_more_at_once() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let settings = PlaneSettings {
         streams_per_tunnel_max: 10,
-        ..PlaneSettings::default()
+        ..hbone_only()
     };
     let pool = TunnelPool::new(failing(&gate, &dials), settings, Tasks::default());
     let svid = svid();
@@ -105,11 +113,7 @@ async fn a_burst_beyond_one_tunnels_streams_dials_more_at_once() {
 #[tokio::test]
 async fn a_handshake_outlives_whoever_asked_first() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
-    let pool = TunnelPool::new(
-        failing(&gate, &dials),
-        PlaneSettings::default(),
-        Tasks::default(),
-    );
+    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), Tasks::default());
     let svid = svid();
     let first = {
         let (pool, svid) = (Arc::clone(&pool), Arc::clone(&svid));
@@ -136,11 +140,7 @@ async fn a_handshake_outlives_whoever_asked_first() {
 async fn a_cut_releases_those_who_wait() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::default();
-    let pool = TunnelPool::new(
-        failing(&gate, &dials),
-        PlaneSettings::default(),
-        tasks.clone(),
-    );
+    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), tasks.clone());
     let svid = svid();
     let waiting = {
         let pool = Arc::clone(&pool);
@@ -158,7 +158,7 @@ async fn a_cut_releases_those_who_wait() {
 async fn a_closed_pool_keeps_nothing() {
     let (gate, dials) = (Arc::new(Semaphore::new(1)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::default();
-    let pool = TunnelPool::new(failing(&gate, &dials), PlaneSettings::default(), tasks);
+    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), tasks);
     pool.close();
     let result = pool.open_stream(&key(1), &svid(), &headers()).await;
     assert!(result.is_err());

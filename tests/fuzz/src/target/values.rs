@@ -181,6 +181,23 @@ pub(super) fn tls_hello_seeds() -> Vec<Vec<u8>> {
         [&[22, 3, 1, 0, len][..], part].concat()
     };
     vec![record(&message), [record(first), record(rest)].concat()]
+/// The preface of a session on a lane: refused, or one that is written in just these bytes.
+pub(super) fn preface(bytes: &[u8]) {
+    if let Some(written) = foreign::lane_preface(bytes) {
+        assert_eq!(written, bytes);
+    }
+}
+
+pub(super) fn preface_seeds() -> Vec<Vec<u8>> {
+    let v4 = [4, 10, 1, 1, 5, 0, 80];
+    let v6 = [
+        6, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x1f, 0x90,
+    ];
+    vec![
+        [&[0, 0, 0, 1][..], &v4, &v4].concat(),
+        [&[0xff; 4][..], &v6, &v4].concat(),
+        [&[0; 4][..], &v6, &v6].concat(),
+    ]
 }
 
 /// Whether a request may reach a workload.
