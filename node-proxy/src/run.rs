@@ -213,6 +213,7 @@ impl ControlParts {
         tasks.spawn(named("the health of endpoints", self.health.run(end())));
         tasks.spawn(named("the reaper of connections", self.reaper.run(end())));
         tasks.spawn(named("the trust bundles", self.bundles.run(end())));
+        tasks.spawn(named("the keeper of the heap", memory::keep(end())));
         tasks
     }
 }

@@ -1,5 +1,21 @@
 //! The heap.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Gives memory back as long as the process lives: what loading the pods' programs, a large update or a burst of connections needed
+/// once is not needed again.
+pub(super) async fn keep(stop: CancellationToken) {
+    let mut pause = FIRST_LOOK;
+    // Cancel-safe, both.
+    while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+        give_back();
+        pause = LATER_LOOKS;
+    }
+}
+
 /// Gives memory that is free to the kernel back to it.
 ///
 /// Loading the kernel's side parses some ten megabytes of type information into many more of small objects. They are freed a
@@ -19,6 +35,11 @@ fn trim() {
     let released = unsafe { libc::malloc_trim(0) };
     tracing::debug!(released, "free memory given back");
 }
+
+/// When the first pods are captured and the first tables are in the kernel.
+const FIRST_LOOK: Duration = Duration::from_secs(8);
+/// Rarely: a look takes the allocator's locks for a moment.
+const LATER_LOOKS: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
