@@ -97,8 +97,16 @@ async fn carry(
     let stream = TunnelStream::Lane(LaneStream::new(lane, home_of_lane));
     let _guard = metrics.stream_guard(TunnelSide::Server);
     let open = metrics.open_connection(Direction::Inbound, Security::MutualTls);
+    // Boxed: it has room for a stream of HBONE as well, which this never is.
+    let carrying = Box::pin(carry_tunnel(
+        pod,
+        application,
+        stream,
+        Client::Peer,
+        session.request_judge(),
+    ));
     let reason = tokio::select! {
-        reason = carry_tunnel(pod, application, stream, Client::Peer, session.request_judge()) => reason,
+        reason = carrying => reason,
         // What carries is dropped: both sides see a reset.
         () = session.forbidden() => POLICY_CHANGED,
     };
