@@ -181,6 +181,8 @@ pub(super) fn tls_hello_seeds() -> Vec<Vec<u8>> {
         [&[22, 3, 1, 0, len][..], part].concat()
     };
     vec![record(&message), [record(first), record(rest)].concat()]
+}
+
 /// The preface of a session on a lane: refused, or one that is written in just these bytes.
 pub(super) fn preface(bytes: &[u8]) {
     if let Some(written) = foreign::lane_preface(bytes) {
