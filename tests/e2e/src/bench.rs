@@ -163,10 +163,8 @@ impl Run<'_> {
     fn measure_paths(&mut self, part: &dyn Part, round: usize, say: &mut dyn FnMut(&str)) {
         for path in part.paths(self.settings) {
             if self.begun.elapsed() > self.settings.limit {
-                if !self.cut.contains(&part.name()) {
-                    self.cut.push(part.name());
-                }
-                return;
+                self.cut_short(part, *path, round);
+                continue;
             }
             let mut order: Vec<usize> = (0..self.stages.len()).collect();
             // Who comes first changes, so that none always runs on the caches that another has left.
@@ -194,6 +192,24 @@ impl Run<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Fewer rounds than wanted are told; what was never measured is a failure.
+    fn cut_short(&mut self, part: &dyn Part, path: Path, round: usize) {
+        if round > 0 {
+            if !self.cut.contains(&part.name()) {
+                self.cut.push(part.name());
+            }
+            return;
+        }
+        for mode in self.stages.iter().map(Stage::mode) {
+            self.failures.push(Failure {
+                part: part.name(),
+                path,
+                mode,
+                reason: "the time was used up before its turn".to_owned(),
+            });
         }
     }
 }
