@@ -79,7 +79,9 @@ fn a_session_at_the_command_line() {
     let file = std::env::temp_dir().join("tulle-cli-test.yaml");
     fs::write(
         &file,
-        tulle_lab::BUILT_IN.replace("mesh: tulle", "mesh: none"),
+        tulle_lab::BUILT_IN
+            .replace("mesh: tulle", "mesh: none")
+            .replace("clusterDns: true", "clusterDns: false"),
     )
     .unwrap();
     let rig = Rig { file };

@@ -343,7 +343,8 @@ fn check_verdict(
         let is_careful = answer.istio_asks_requests && !is_audited;
         assert!(
             is_audited == answer.is_audited || is_careful,
-            "{flow:?}: {verdict:?}, but {answer:?}"
+            "{flow:?} {request:?}: {verdict:?}, but {answer:?}\n{:#?}",
+            mesh.istio
         );
         assert_eq!(verdict.audits_requests, answer.audits_requests, "{flow:?}");
     }

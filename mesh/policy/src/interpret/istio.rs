@@ -230,7 +230,16 @@ fn is_request(wanted: &RequestMatch, request: &HttpFacts<'_>) -> bool {
     let path = request.path.split('?').next().unwrap_or_default();
     let host = request.authority.to_ascii_lowercase();
     let (name, _port) = host.split_once(':').unwrap_or((&host, ""));
-    let is_host = |wanted: &StringMatch| is_text(wanted, &host) || is_text(wanted, name);
+    // The case of a host says nothing.
+    let is_host = |wanted: &StringMatch| {
+        let wanted = match wanted {
+            StringMatch::Exact(text) => StringMatch::Exact(text.to_ascii_lowercase()),
+            StringMatch::Prefix(text) => StringMatch::Prefix(text.to_ascii_lowercase()),
+            StringMatch::Suffix(text) => StringMatch::Suffix(text.to_ascii_lowercase()),
+            StringMatch::Presence => StringMatch::Presence,
+        };
+        is_text(&wanted, &host) || is_text(&wanted, name)
+    };
     let is_path = |wanted: &PathMatch| match wanted {
         PathMatch::Text(wanted) => is_text(wanted, path),
         PathMatch::Template(template) => {

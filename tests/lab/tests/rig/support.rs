@@ -80,7 +80,10 @@ impl Rig {
 
 /// How a rig without a mesh is brought up.
 pub(crate) fn options(name: &str, clusters: &[&str], lines: &str) -> UpOptions {
-    let text = tulle_lab::BUILT_IN.replace("mesh: tulle", &format!("mesh: none\n{lines}"));
+    // Tests count pods; a name server of the cluster is one.
+    let text = tulle_lab::BUILT_IN
+        .replace("mesh: tulle", &format!("mesh: none\n{lines}"))
+        .replace("clusterDns: true", "clusterDns: false");
     UpOptions {
         config: Some(LabConfig::parse("test.yaml", &text).unwrap()),
         clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
