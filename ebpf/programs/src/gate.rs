@@ -14,8 +14,9 @@ use aya_ebpf::{
 use tulle_abi::{
     Address, BEGUN_BY_FAR, BEGUN_BY_POD, BEGUN_BY_PROXY, BEGUN_TRUSTED, DIRECTION_EGRESS,
     DIRECTION_INGRESS, Endpoint, FlowKey, FlowValue, FragmentKey, IDENTITY_NONE,
-    POD_EGRESS_ENFORCED, POD_INGRESS_ENFORCED, PROTOCOL_TCP, PodAddressKey, PodValue, Program,
-    Reason, SEEN_ON_WIRE, TupleKey, VERDICT_ALLOW, VERDICT_DENY, VERDICT_PROXY, VerdictEvent,
+    POD_EGRESS_ENFORCED, POD_INGRESS_ENFORCED, PROTOCOL_TCP, PROTOCOL_UDP, PodAddressKey, PodValue,
+    Program, Reason, SEEN_ON_WIRE, TupleKey, VERDICT_ALLOW, VERDICT_DENY, VERDICT_PROXY,
+    VerdictEvent,
 };
 
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
         VOUCHED,
     },
     packet::{
-        KIND_BEGIN, KIND_ERROR, KIND_LATER_FRAGMENT, KIND_NEIGHBOUR, PROTOCOL_ICMP,
+        KIND_BEGIN, KIND_ERROR, KIND_LATER_FRAGMENT, KIND_NEIGHBOUR, KIND_PLAIN, PROTOCOL_ICMP,
         PROTOCOL_ICMPV6, Packet, parse,
     },
     pod,
@@ -79,6 +80,9 @@ fn judge(skb: *mut __sk_buff, program: Program, outbound: bool) -> Result<Reason
         return Err(Reason::Spoofed);
     }
     if pod.identity != IDENTITY_NONE && pod.flags & ENFORCED == 0 {
+        if packet.protocol == PROTOCOL_UDP && packet.kind == KIND_PLAIN {
+            note_beginning(skb, &packet, outbound);
+        }
         return Ok(Reason::Unenforced);
     }
     match packet.kind {
@@ -314,6 +318,30 @@ fn is_direct(acceptor: &Endpoint, connector: &Endpoint) -> bool {
 fn remember(key: &FlowKey, generation: u32, begun: u32) {
     // Without memory for it the next packet is judged anew.
     let _ = FLOWS.insert(key, FlowValue { generation, begun }, 0);
+}
+
+/// Remembers who began a flow of datagrams that nobody judges yet: when rules come, an answer that is under way then must not look
+/// like the first word, since what the pod sends on would pass as an answer to it.
+#[inline(always)]
+fn note_beginning(skb: *mut __sk_buff, packet: &Packet, outbound: bool) {
+    let key = flow_key(packet, outbound);
+    if unsafe { FLOWS.get(key) }.is_some() {
+        return;
+    }
+    let is_exempt = match outbound {
+        true => is_vouched(&key, VOUCHED_AGE_MAX),
+        false => is_nodes(skb, &key.far.address),
+    };
+    if is_exempt {
+        return;
+    }
+    let generation = match POLICY_STATE.get(0) {
+        Some(state) => state.generation,
+        None => 0,
+    };
+    let begun = if outbound { BEGUN_BY_POD } else { BEGUN_BY_FAR };
+    // Of an earlier generation, so that it is judged as soon as there are rules.
+    remember(&key, generation.wrapping_sub(1), begun);
 }
 
 /// What to ask if the flow was begun by that end.
