@@ -34,6 +34,13 @@ fn direct_connections_end_when_policy_denies_them_and_only_then() -> Result<()> 
     let serve = [PYTHON, "-c", SCRIPT, "serve", "server", STAYS, ENDS];
     rig.pod(CLUSTER, NODE, "server", &serve)?;
     let server = rig.address(CLUSTER, "pod/server", false)?.to_string();
+    rig.wait_for("the server listens", READY_DEADLINE, || {
+        for port in [STAYS, ENDS] {
+            let words = [PYTHON, "-c", SCRIPT, "ask", &server, port];
+            rig.run(CLUSTER, "pod/client", &words)?;
+        }
+        Ok(true)
+    })?;
     for policy in NARROWER {
         let stand = |port| -> Result<Vec<Program>> {
             let start = |transport| {
