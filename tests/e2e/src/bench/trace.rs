@@ -67,7 +67,7 @@ impl Tracing {
                     program.display()
                 )
             })?;
-            let probe = format!("{PROBES}/p{number}");
+            let probe = format!("{}/p{number}", probes());
             let line = format!("p:{probe} {}:{offset:#x}\n", program.display());
             self.append_probe(&line)?;
             self.probes.push(probe);
@@ -81,7 +81,7 @@ impl Tracing {
         proxies: &[Proxy],
         work: impl FnOnce() -> Result<()>,
     ) -> Result<usize> {
-        self.count(proxies, PROBES, work)
+        self.count(proxies, &probes(), work)
     }
 
     fn count(
@@ -164,3 +164,8 @@ fn mount_point(mounts: &str) -> Option<&str> {
 /// For each processor; what does not fit is still counted.
 const BUFFER_KIB: &str = "1024";
 const PROBES: &str = "tulle_bench";
+
+/// A name of this run's own: what a killed one left must not be in the way.
+fn probes() -> String {
+    format!("{PROBES}_{}", std::process::id())
+}
