@@ -9,11 +9,14 @@ use crate::slots::Slot;
 
 const _: () = assert!(TABLE_LEN == MAGLEV_POSITIONS as usize);
 
-/// The slot number at each position; nothing for a service without slots.
-pub(crate) fn positions(slots: &[Slot]) -> Vec<u16> {
-    let backends: Vec<(SocketAddr, u32)> = slots
-        .iter()
-        .map(|slot| (slot.endpoint.into(), slot.weight))
-        .collect();
-    Table::build(&backends).slots().to_vec()
+/// The slot number at each position; nothing for a service without slots. `old` are the positions that `before` had, if they are
+/// known: then only what changed is computed.
+pub(crate) fn positions(old: &[u16], before: &[Slot], slots: &[Slot]) -> Vec<u16> {
+    let table = Table::rebuild(old, &backends(before), &backends(slots));
+    table.slots().to_vec()
+}
+
+fn backends(slots: &[Slot]) -> Vec<(SocketAddr, u32)> {
+    let backends = slots.iter().map(|s| (s.endpoint.into(), s.weight));
+    backends.collect()
 }

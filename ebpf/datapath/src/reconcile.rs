@@ -25,7 +25,7 @@ use tulle_model::{Algorithm, ServiceAddress};
 
 use self::service::{HeldService, WantedService};
 use crate::{
-    Frontend, KernelTable, ReconcileError, ReconcileReport, TableChanges, WorkloadRoute,
+    Frontend, KernelTable, ReconcileError, ReconcileReport, TableChanges, WorkloadRoute, maglev,
     raw::Table,
     slots::{SlotPlan, plan},
 };
@@ -155,11 +155,17 @@ impl Tables {
         let plan = plan(&before.slots, &wanted.slots);
         let has_table = wanted.features.algorithm == Algorithm::Maglev
             && (before.has_table || held.tables_len < MAGLEV_SERVICES_MAX);
+        let positions = if has_table {
+            maglev::positions(&before.positions, &before.slots, &plan.slots)
+        } else {
+            Vec::new()
+        };
         let after = HeldService {
             id: before.id,
             slots: plan.slots.clone(),
             features: wanted.features,
             has_table,
+            positions,
             is_sure: true,
         };
         self.write_service(key, &before, &after, &plan)?;

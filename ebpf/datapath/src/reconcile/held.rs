@@ -155,6 +155,7 @@ fn read_service(
             },
         },
         has_table,
+        positions: Vec::new(),
         is_sure: false,
     };
     let mut is_sure = service.value()? == *value && service.backends()? == found;

@@ -37,6 +37,8 @@ pub(super) struct HeldService {
     pub(super) features: Features,
     /// It has a Maglev table.
     pub(super) has_table: bool,
+    /// The table's positions, 32 KiB; empty without one, and as long as only the maps know them.
+    pub(super) positions: Vec<u16>,
     /// The maps hold exactly what follows from the rest. An earlier process may have died between two steps.
     pub(super) is_sure: bool,
 }
@@ -66,6 +68,7 @@ impl HeldService {
             slots: Vec::new(),
             features: Features::default(),
             has_table: false,
+            positions: Vec::new(),
             is_sure: false,
         }
     }
@@ -127,14 +130,16 @@ impl HeldService {
 
     /// The entries of the Maglev table, by chunk.
     pub(super) fn table(&self) -> Vec<MaglevChunk> {
-        let positions = crate::maglev::positions(&self.slots);
         let mut chunks = vec![
             MaglevChunk {
                 slots: [0; MAGLEV_CHUNK_LEN],
             };
             MAGLEV_CHUNKS
         ];
-        for (chunk, part) in chunks.iter_mut().zip(positions.chunks(MAGLEV_CHUNK_LEN)) {
+        for (chunk, part) in chunks
+            .iter_mut()
+            .zip(self.positions.chunks(MAGLEV_CHUNK_LEN))
+        {
             for (place, slot) in chunk.slots.iter_mut().zip(part) {
                 *place = *slot;
             }
