@@ -11,8 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tulle_e2e::rig::{Rig, http_get, sum_of};
+use tulle_e2e::rig::{READY_DEADLINE, Rig, http_get, sum_of};
 use tulle_identity::testing::{Flaw, Forge};
+use tulle_lab::{Kind, ObjectKey};
 
 use attack::{Bad, Weapons, flood};
 use process::Process;
@@ -21,6 +22,9 @@ use process::Process;
 fn bad_connections_are_counted_and_leave_nothing_behind() -> Result<()> {
     let rig = Rig::up("evil", &["koornacht"])?;
     rig.lab.apply_text("koornacht", VICTIM)?;
+    let victim = ObjectKey::new(Kind::Pod, "default", "victim");
+    rig.lab
+        .wait_pod_ready("koornacht", &victim, READY_DEADLINE)?;
     rig.pod(
         "koornacht",
         "koornacht-worker2",
