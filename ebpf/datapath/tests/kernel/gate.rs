@@ -74,14 +74,24 @@ impl Stage {
     }
 
     fn set(&self, peers: &[(PolicyPeer, u32)], sets: &[(u32, Vec<PortRule>)]) {
+        let flags = SubjectFlags {
+            egress_enforced: true,
+            ingress_enforced: true,
+            ..SubjectFlags::default()
+        };
+        self.set_with(flags, peers, sets);
+    }
+
+    fn set_with(
+        &self,
+        flags: SubjectFlags,
+        peers: &[(PolicyPeer, u32)],
+        sets: &[(u32, Vec<PortRule>)],
+    ) {
         let subject = |pod: &Pod, identity| PolicySubject {
             uid: pod.uid.clone(),
             identity,
-            flags: SubjectFlags {
-                egress_enforced: true,
-                ingress_enforced: true,
-                ..SubjectFlags::default()
-            },
+            flags,
         };
         let all = |address: &str| AddressRange {
             address: address.parse().unwrap(),
@@ -187,6 +197,30 @@ fn a_raw_socket_is_judged_like_a_call() {
     assert_eq!((told.verdict, told.rule), (PolicyVerdict::Allow, 77));
     assert_eq!(told.seen, Seen::OnWire);
     assert_eq!(events.take_next(), None);
+}
+
+/// Else an answer that is under way when the first rule comes is taken for the first word, and what the pod sends on for answers.
+#[test]
+fn who_began_a_flow_is_known_from_before_there_were_rules() {
+    let stage = Stage::new("begun", true);
+    stage.set_with(SubjectFlags::default(), &[], &[]);
+    let server = stage.receiver(&stage.outside, stage.outside.v4.into());
+    let client = stage
+        .pod
+        .run(|| UdpSocket::bind((stage.pod.v4, 7001)).unwrap());
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    stage.pod.run(|| send_raw(stage.pod.v4, stage.outside.v4));
+    server.recv(&mut [0; 8]).unwrap();
+    server.send_to(b"y", at(stage.pod.v4, 7001)).unwrap();
+    client.recv(&mut [0; 8]).unwrap();
+    // From outside to the client's port all may come; nothing may go out.
+    let sets = [(3, vec![port(17, 7001, PolicyVerdict::Allow, 1)])];
+    stage.set(&[(peer(POD, INGRESS, WORLD), 3)], &sets);
+    server.send_to(b"z", at(stage.pod.v4, 7001)).unwrap();
+    assert!(is_silent(&client), "an answer to what is denied now");
+    stage.pod.run(|| send_raw(stage.pod.v4, stage.outside.v4));
+    assert!(is_silent(&server), "the pod goes on");
+    assert!(stage.count("from_pod", "egress_denied") >= 1);
 }
 
 #[test]
