@@ -1,6 +1,6 @@
 //! One object of a cluster: its whole text as a value, and its name.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -39,6 +39,22 @@ impl ObjectKey {
             "" => format!("{}/{}.yaml", self.kind.directory(), self.name),
             namespace => format!("{}/{namespace}_{}.yaml", self.kind.directory(), self.name),
         }
+    }
+
+    /// The object whose file this is, if it has the name that [`ObjectKey::file_name`] gives.
+    pub(crate) fn of_file(path: &Path) -> Option<ObjectKey> {
+        let directory = path.parent()?.file_name()?.to_str()?;
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| kind.directory() == directory)?;
+        let stem = path.file_name()?.to_str()?.strip_suffix(".yaml")?;
+        // No name has an underscore in it.
+        let (namespace, name) = match stem.split_once('_') {
+            Some(parts) if kind.is_namespaced() => parts,
+            None if !kind.is_namespaced() => ("", stem),
+            _ => return None,
+        };
+        Some(ObjectKey::new(kind, namespace, name))
     }
 }
 
@@ -132,3 +148,28 @@ fn as_map(value: &mut Value) -> &mut Map<String, Value> {
 
 /// Where objects live that name no namespace.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Kind, ObjectKey};
+
+    #[test]
+    fn a_files_name_leads_back_to_its_object() {
+        for kind in Kind::ALL {
+            let key = ObjectKey::new(kind, "some-space", "a-name");
+            let file = Path::new("/somewhere").join(key.file_name());
+            assert_eq!(ObjectKey::of_file(&file), Some(key));
+        }
+        for other in [
+            "/service/web.yaml",
+            "/node/a_b.yaml",
+            "/service/a_b.yml",
+            "/cat/a_b.yaml",
+            "a.yaml",
+        ] {
+            assert_eq!(ObjectKey::of_file(Path::new(other)), None, "{other}");
+        }
+    }
+}

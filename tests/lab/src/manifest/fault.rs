@@ -123,6 +123,10 @@ impl<'a> Report<'a> {
 
     /// A fault of a field, in document `place.1` of text `place.0`.
     pub(super) fn add(&mut self, place: (usize, usize), path: &FieldPath, message: String) {
+        if self.is_full() {
+            // To look for its line would take a while, and nobody would see it.
+            return;
+        }
         let Some(text) = self.texts.get(place.0) else {
             return;
         };
@@ -168,10 +172,14 @@ impl<'a> Report<'a> {
     }
 
     fn push(&mut self, fault: ManifestFault) {
-        // Past some point a list of faults helps nobody.
-        if self.faults.len() < FAULTS_MAX {
+        if !self.is_full() {
             self.faults.push(fault);
         }
+    }
+
+    /// Past some point a list of faults helps nobody.
+    fn is_full(&self) -> bool {
+        self.faults.len() >= FAULTS_MAX
     }
 }
 

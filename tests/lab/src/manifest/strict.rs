@@ -43,17 +43,28 @@ fn check_as<T: DeserializeOwned + Serialize>(
     place: (usize, usize),
     report: &mut Report<'_>,
 ) {
-    let Some(reader) = serde_yaml_ng::Deserializer::from_str(text).nth(place.1) else {
-        return;
+    let typed = match T::deserialize(value) {
+        Ok(typed) => typed,
+        Err(_) => match read_again(text, place.1) {
+            Some(Ok(typed)) => typed,
+            Some(Err(error)) => return report.add_syntax(place.0, &error),
+            None => return,
+        },
     };
-    match T::deserialize(reader) {
-        Ok(typed) => {
-            // What the type knows comes out again; what does not come out, it does not know.
-            let known = serde_json::to_value(&typed).unwrap_or(Value::Null);
-            report_unknown(value, &known, &FieldPath::root(), place, report);
-        }
-        Err(error) => report.add_syntax(place.0, &error),
-    }
+    // What the type knows comes out again; what does not come out, it does not know.
+    let known = serde_json::to_value(&typed).unwrap_or(Value::Null);
+    report_unknown(value, &known, &FieldPath::root(), place, report);
+}
+
+/// Reads one document from its text, which knows two things that the value does not: the line of a fault, and that a plain `1` may be meant as
+/// a text. Only for documents that need one of them: what stands before the document is read as well, so doing this for each of many takes the
+/// square of their number.
+fn read_again<T: DeserializeOwned>(
+    text: &str,
+    document: usize,
+) -> Option<Result<T, serde_yaml_ng::Error>> {
+    let reader = serde_yaml_ng::Deserializer::from_str(text).nth(document)?;
+    Some(T::deserialize(reader))
 }
 
 fn report_unknown(

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::{ManifestText, read};
 use crate::config::LabConfig;
 
@@ -296,4 +298,44 @@ fn no_bytes_make_it_panic() {
         // Whether it is a fault or nothing at all, it ends.
         drop(read(&LabConfig::built_in().unwrap(), &texts));
     }
+}
+
+#[test]
+fn many_small_objects_are_read_in_time_that_grows_with_their_number() {
+    let config = LabConfig::built_in().unwrap();
+    let took = |count: usize| {
+        let documents: Vec<String> = (0..count)
+            .map(|number| {
+                format!(
+                    "apiVersion: v1\nkind: Service\nmetadata: {{name: s-{number}}}\nspec:\n  ports: [{{name: http, port: 80}}]\n"
+                )
+            })
+            .collect();
+        let texts = [ManifestText {
+            file: "f.yaml".to_owned(),
+            text: documents.join("---\n"),
+        }];
+        // The quicker of two, so that other work on the machine counts less.
+        let once = || {
+            let begun = Instant::now();
+            assert_eq!(read(&config, &texts).unwrap().len(), count);
+            begun.elapsed()
+        };
+        once().min(once())
+    };
+    let (few, many) = (took(250), took(4_000));
+    // Sixteen times as many; were the square the law, it would be 256 times as long.
+    assert!(many < few * 64, "250 took {few:?}, 4000 took {many:?}");
+}
+
+#[test]
+fn a_number_where_a_text_is_meant_is_still_that_text() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {version: 1}}\n---\n\
+                apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {x: 1}\n";
+    let texts = [ManifestText {
+        file: "f.yaml".to_owned(),
+        text: text.to_owned(),
+    }];
+    let read = read(&LabConfig::built_in().unwrap(), &texts);
+    assert_eq!(read.unwrap().len(), 2);
 }

@@ -6,13 +6,7 @@
 
 mod nodes;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread, time::Duration};
 
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
@@ -127,11 +121,6 @@ impl Controller {
         if !api::is_object_file(path) {
             return;
         }
-        let known = self
-            .objects
-            .keys()
-            .find(|key| self.path_of(key) == path)
-            .cloned();
         match api::read_file(path) {
             Ok(Some(object)) => {
                 let key = object.key.clone();
@@ -141,20 +130,16 @@ impl Controller {
                 }
             }
             Ok(None) => {
-                if let Some(key) = known {
-                    self.objects.remove(&key);
-                    if key.kind == Kind::ConfigMap {
-                        self.announce_config_map(&key);
-                    }
+                let Some(key) = ObjectKey::of_file(path) else {
+                    return;
+                };
+                if self.objects.remove(&key).is_some() && key.kind == Kind::ConfigMap {
+                    self.announce_config_map(&key);
                 }
             }
             // Somebody wrote the file by hand, and wrongly: the last good state stays.
             Err(error) => self.log(&crate::describe(&error)),
         }
-    }
-
-    fn path_of(&self, key: &ObjectKey) -> PathBuf {
-        self.api.directory().join(key.file_name())
     }
 
     fn announce_config_map(&self, key: &ObjectKey) {

@@ -34,6 +34,10 @@ pub(super) fn slices(cluster: &ClusterConfig, objects: &Objects) -> BTreeMap<Obj
         .values()
         .filter(|object| object.key.kind == Kind::Service)
     {
+        // Of thousands of services without a selector, each pass would otherwise read all of the type.
+        if service.field(&["spec", "selector"]).is_none() {
+            continue;
+        }
         let Some(view) = service.view::<Service>() else {
             continue;
         };
