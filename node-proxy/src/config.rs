@@ -56,6 +56,8 @@ pub struct Config {
     pub host_addresses: Vec<IpAddr>,
     /// How pods of this node reach each other.
     pub same_node: SameNode,
+    /// Whether connections to other proxies of this mesh have lanes.
+    pub lanes: Lanes,
     /// How a connection that policy denies looks to whoever opens it.
     pub denied: Enforcement,
     /// How long an address counts for a name that a pod resolved, at least.
@@ -71,6 +73,15 @@ pub enum SameNode {
     Direct,
     /// As between nodes.
     Mtls,
+}
+
+/// Whether this proxy offers lanes to others, and takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lanes {
+    /// Where the peer offers them too.
+    On,
+    /// HBONE only, as to a peer of another mesh.
+    Off,
 }
 
 /// `https://host:port`.

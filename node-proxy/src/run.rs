@@ -38,7 +38,7 @@ use tulle_model::{Directory, SpiffeId};
 
 use crate::{
     admin::{Admin, DumpSources, readiness::Readiness},
-    config::{Config, XdsAddress, own_cgroup},
+    config::{Config, Lanes, XdsAddress, own_cgroup},
     dns::{DnsContext, NameKeeper},
     health::{HealthKeeper, Reaper},
     kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
@@ -417,14 +417,19 @@ fn xds_client(
 }
 
 fn plane_settings(config: &Config) -> PlaneSettings {
+    let defaults = PlaneSettings::default();
     PlaneSettings {
+        lanes_per_destination_max: match config.lanes {
+            Lanes::On => defaults.lanes_per_destination_max,
+            Lanes::Off => 0,
+        },
         inbound_mode: config.inbound,
         host_addresses: config.host_addresses.clone(),
         denied_look: match config.denied {
             Enforcement::Drop => DeniedLook::Drop,
             Enforcement::Reject | Enforcement::Off => DeniedLook::Reject,
         },
-        ..PlaneSettings::default()
+        ..defaults
     }
 }
 

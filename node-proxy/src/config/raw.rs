@@ -12,7 +12,7 @@ use std::{
 use clap::Parser;
 use tulle_datapath::{Enforcement, SockmapMode};
 
-use super::{Config, ConfigFault, ConfigFaults, SameNode, XdsAddress, own_cgroup};
+use super::{Config, ConfigFault, ConfigFaults, Lanes, SameNode, XdsAddress, own_cgroup};
 use crate::plane::InboundMode;
 
 /// The node's proxy of the Tulle mesh.
@@ -69,6 +69,9 @@ pub struct RawConfig {
     /// How pods of this node reach each other: direct or mtls
     #[arg(long, value_name = "MODE", default_value = "direct")]
     pub same_node: String,
+    /// Lanes to other proxies of this mesh, in either direction: on, or off (HBONE to everybody)
+    #[arg(long, value_name = "MODE", default_value = "on")]
+    pub lanes: String,
     /// How a connection that policy denies looks: drop (nobody answers) or reject (the call fails at once)
     #[arg(long, value_name = "MODE", default_value = "drop")]
     pub denied: String,
@@ -112,6 +115,7 @@ impl TryFrom<RawConfig> for Config {
         let denied = f.value("--denied", denied_mode(&raw.denied));
         let names_ttl_min = f.value("--names-min-ttl", names_ttl_min(&raw.names_min_ttl));
         let same_node = f.value("--same-node", same_node_mode(&raw.same_node));
+        let lanes = f.value("--lanes", lanes_mode(&raw.lanes));
         let state = match raw.state {
             Some(path) => f.value("--state", state_file(path)).map(Some),
             None => Some(None),
@@ -134,6 +138,7 @@ impl TryFrom<RawConfig> for Config {
                 drain_timeout: drain_timeout?,
                 host_addresses: host_addresses?,
                 same_node: same_node?,
+                lanes: lanes?,
                 denied: denied?,
                 names_ttl_min: names_ttl_min?,
                 state: state?,
@@ -297,6 +302,14 @@ fn same_node_mode(text: &str) -> Result<SameNode, String> {
         "direct" => Ok(SameNode::Direct),
         "mtls" => Ok(SameNode::Mtls),
         _ => Err(format!("{text:?} is not a mode: expected direct or mtls")),
+    }
+}
+
+fn lanes_mode(text: &str) -> Result<Lanes, String> {
+    match text {
+        "on" => Ok(Lanes::On),
+        "off" => Ok(Lanes::Off),
+        _ => Err(format!("{text:?} is not a mode: expected on or off")),
     }
 }
 

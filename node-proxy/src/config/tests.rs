@@ -3,7 +3,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use clap::Parser;
 use tulle_datapath::Enforcement;
 
-use super::{Config, ConfigFaults, RawConfig, SameNode, cgroup::locate};
+use super::{Config, ConfigFaults, Lanes, RawConfig, SameNode, cgroup::locate};
 use crate::plane::InboundMode;
 
 /// A directory with everything that the required flags name.
@@ -65,6 +65,7 @@ fn the_required_flags_are_enough() {
     assert_eq!(config.xds.port, 15012);
     assert_eq!(config.inbound, InboundMode::Permissive);
     assert_eq!(config.same_node, SameNode::Direct);
+    assert_eq!(config.lanes, Lanes::On);
     assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
     assert_eq!(config.drain_timeout.as_secs(), 10);
     assert_eq!(config.names_ttl_min, Duration::from_secs(3600));
@@ -109,18 +110,19 @@ fn every_fault_is_reported_at_once() {
         drain_timeout: "-1".to_owned(),
         host_address: vec!["somewhere".to_owned()],
         same_node: "maybe".to_owned(),
+        lanes: "some".to_owned(),
         denied: "quietly".to_owned(),
         names_min_ttl: "an hour".to_owned(),
         state: Some(PathBuf::from("/nonexistent/state")),
     };
     let faults = Config::try_from(raw).unwrap_err();
-    assert_eq!(faults.0.len(), 19, "{faults}");
+    assert_eq!(faults.0.len(), 20, "{faults}");
     let text = faults.to_string();
     assert!(
         text.contains("--xds: \"http://host:1\" is not an address"),
         "{text}"
     );
-    assert_eq!(text.lines().count(), 20);
+    assert_eq!(text.lines().count(), 21);
 }
 
 #[test]
@@ -142,6 +144,8 @@ fn values_are_understood() {
         "fd00:18:1::11",
         "--same-node",
         "mtls",
+        "--lanes",
+        "off",
         "--denied",
         "reject",
         "--names-min-ttl",
@@ -152,6 +156,7 @@ fn values_are_understood() {
     let config = scene.config(&more).unwrap();
     assert_eq!(config.inbound, InboundMode::Strict);
     assert_eq!(config.same_node, SameNode::Mtls);
+    assert_eq!(config.lanes, Lanes::Off);
     assert_eq!(config.denied, Enforcement::Reject);
     assert_eq!(config.names_ttl_min, Duration::from_secs(30));
     assert_eq!(config.host_addresses.len(), 2);

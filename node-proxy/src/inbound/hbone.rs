@@ -15,7 +15,7 @@ use tulle_policy::compiled::Outcome;
 use super::{DENIED, POLICY_CHANGED, application, lane};
 use crate::{
     judged::{Client, carry_tunnel},
-    plane::{Direction, Security, TunnelSide},
+    plane::{Direction, Security, Transport, TunnelSide},
     pod::{ConnectionLimit, Pod, accept_all},
     policy::Judge,
     pump::AppSocket,
@@ -102,7 +102,10 @@ async fn shake_hands(
 }
 
 async fn serve_tunnel(pod: &Arc<Pod>, tls: TlsStream<TunnelIo>, end: TunnelEnd) {
-    let _guard = pod.plane.metrics.tunnel_guard(TunnelSide::Server);
+    let _guard = pod
+        .plane
+        .metrics
+        .tunnel_guard(TunnelSide::Server, Transport::Hbone);
     let end = Arc::new(end);
     tunnel::serve(tls, &pod.plane, pod.tasks.draining(), |incoming| {
         let (stream_pod, end) = (Arc::clone(pod), Arc::clone(&end));

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     judged::{Client, carry_tunnel},
-    plane::{Direction, Security, TunnelSide},
+    plane::{Direction, Security, Transport, TunnelSide},
     pod::Pod,
     tunnel::{
         Authority, Lane, LaneError, LaneHome, LaneStream, Preface, Refusal, TunnelIo, TunnelStream,
@@ -39,7 +39,9 @@ async fn serve_sessions(
 ) -> Result<(), LaneError> {
     let plane = &pod.plane;
     let settings = &plane.settings;
-    let counted = plane.metrics.tunnel_guard(TunnelSide::Server);
+    let counted = plane
+        .metrics
+        .tunnel_guard(TunnelSide::Server, Transport::Lane);
     let mut lane = Lane::new(tls, Arc::clone(&plane.shared.buffers), counted)?;
     lane.greet().await?;
     let home = Arc::new(Home::default());

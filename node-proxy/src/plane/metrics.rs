@@ -1,6 +1,6 @@
 //! What the data plane counts. Labels are closed sets: nothing that a peer sends ever becomes a label.
 
-use std::sync::Arc;
+use std::{hash::Hash, sync::Arc};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
@@ -40,6 +40,15 @@ pub enum TunnelSide {
     Client,
     /// It accepted.
     Server,
+}
+
+/// What goes between two proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Transport {
+    /// HTTP/2 with a stream for each connection.
+    Hbone,
+    /// One connection at a time.
+    Lane,
 }
 
 /// Seen from the pod's application.
@@ -85,6 +94,15 @@ pub struct SideLabels {
     pub side: TunnelSide,
 }
 
+/// Labels of the ways to other proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TunnelLabels {
+    /// Which end.
+    pub side: TunnelSide,
+    /// What goes over it.
+    pub transport: Transport,
+}
+
 /// Labels of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByteLabels {
@@ -116,8 +134,8 @@ pub struct PlaneMetrics {
     pub bytes: Family<ByteLabels, Counter>,
     /// Tunnel handshakes by outcome.
     pub tunnel_handshakes: Family<HandshakeLabels, Counter>,
-    /// Open tunnels.
-    pub tunnels: Family<SideLabels, Gauge>,
+    /// Open tunnels and lanes.
+    pub tunnels: Family<TunnelLabels, Gauge>,
     /// Open streams in tunnels.
     pub tunnel_streams: Family<SideLabels, Gauge>,
     /// From the TCP connection to a tunnel that can be used.
@@ -160,7 +178,7 @@ impl PlaneMetrics {
             "Tunnel handshakes, by outcome",
             m.tunnel_handshakes.clone(),
         );
-        registry.register("tunnels", "Open tunnels", m.tunnels.clone());
+        registry.register("tunnels", "Open tunnels and lanes", m.tunnels.clone());
         registry.register(
             "tunnel_streams",
             "Open streams in tunnels",
@@ -232,14 +250,14 @@ impl PlaneMetrics {
             .clone()
     }
 
-    /// Counts a tunnel while the guard lives.
-    pub(crate) fn tunnel_guard(&self, side: TunnelSide) -> GaugeGuard {
-        GaugeGuard::new(&self.tunnels, side)
+    /// Counts a tunnel or lane while the guard lives.
+    pub(crate) fn tunnel_guard(&self, side: TunnelSide, transport: Transport) -> GaugeGuard {
+        GaugeGuard::new(&self.tunnels, &TunnelLabels { side, transport })
     }
 
     /// Counts a stream while the guard lives.
     pub(crate) fn stream_guard(&self, side: TunnelSide) -> GaugeGuard {
-        GaugeGuard::new(&self.tunnel_streams, side)
+        GaugeGuard::new(&self.tunnel_streams, &SideLabels { side })
     }
 }
 
@@ -291,8 +309,8 @@ impl Drop for OpenConnection {
 pub(crate) struct GaugeGuard(Gauge);
 
 impl GaugeGuard {
-    fn new(family: &Family<SideLabels, Gauge>, side: TunnelSide) -> Self {
-        let gauge = family.get_or_create(&SideLabels { side }).clone();
+    fn new<L: Clone + Eq + Hash>(family: &Family<L, Gauge>, labels: &L) -> Self {
+        let gauge = family.get_or_create(labels).clone();
         gauge.inc();
         GaugeGuard(gauge)
     }

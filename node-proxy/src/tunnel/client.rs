@@ -25,7 +25,7 @@ use super::{
     load::{StreamLoad, TunnelLoad},
     stream::{HboneStream, TunnelReceive, TunnelSend, TunnelStream},
 };
-use crate::plane::{Plane, TunnelSide};
+use crate::plane::{Plane, Transport, TunnelSide};
 
 /// An open tunnel to one destination, proven as one identity.
 pub(crate) struct Tunnel {
@@ -64,7 +64,9 @@ impl Tunnel {
         writer.take_over();
         let settings = &plane.settings;
         let load = TunnelLoad::new(settings, &plane.shared.held);
-        let guard = plane.metrics.tunnel_guard(TunnelSide::Client);
+        let guard = plane
+            .metrics
+            .tunnel_guard(TunnelSide::Client, Transport::Hbone);
         let mut keepalive = connection
             .ping_pong()
             .map(|pings| Keepalive::new(pings, settings.ping_interval, settings.ping_timeout));

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     health::{Probe, ProbeOutcome},
     netns::{NamespaceHandle, SocketPurpose, SocketStock},
-    plane::{Plane, Tasks, TunnelSide},
+    plane::{Plane, Tasks, Transport, TunnelSide},
 };
 
 /// What is needed to connect from one pod.
@@ -169,7 +169,10 @@ impl Dialer {
     /// A lane on which the peer has said that it is there.
     async fn take_lane(&self, tls: TlsStream<TunnelIo>) -> Result<Box<Lane>, LaneError> {
         let buffers = Arc::clone(&self.plane.shared.buffers);
-        let counted = self.plane.metrics.tunnel_guard(TunnelSide::Client);
+        let counted = self
+            .plane
+            .metrics
+            .tunnel_guard(TunnelSide::Client, Transport::Lane);
         let mut lane = Lane::new(tls, buffers, counted)?;
         lane.greeted().await?;
         Ok(lane)
