@@ -2,6 +2,7 @@
 //!
 //! Names and label values are closed sets of static texts: no peer can make a series.
 
+mod held;
 mod process;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use held::HeldCollector;
 pub use process::ProcessCollector;
 
 /// Everything that the control side counts.

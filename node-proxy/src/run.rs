@@ -21,7 +21,7 @@ use std::{
 
 use prometheus_client::registry::Registry;
 use tokio::{
-    runtime::{self, Runtime},
+    runtime::{self, Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinError, JoinSet},
     time::timeout,
@@ -42,7 +42,7 @@ use crate::{
     dns::{DnsContext, NameKeeper},
     health::{HealthKeeper, Reaper},
     kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
-    metrics::{ControlMetrics, DnsMetrics, ProcessCollector},
+    metrics::{ControlMetrics, DnsMetrics, HeldCollector, ProcessCollector},
     plane::{DeniedLook, Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pods::{self, PodKeeper, PodsView, ProxyRunner},
     policy::PolicyView,
@@ -115,7 +115,7 @@ async fn supervise(
     // Before anything else: a signal that comes early must not end the process halfway.
     let mut signals = Signals::new().map_err(RunError::Signal)?;
     let stop = Stops::default();
-    let wired = wire(&config, datapath, &stop)?;
+    let wired = wire(&config, datapath, &stop, data.handle())?;
     let admin = serve_admin(wired.admin, admin_listener, stop.everything.clone())?;
     let mut tables = wired.control.kernel_sync.status.subscribe();
     let mut rules = wired.control.policies.keeper.status.subscribe();
@@ -218,7 +218,12 @@ impl ControlParts {
     }
 }
 
-fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired, RunError> {
+fn wire(
+    config: &Config,
+    datapath: Arc<Datapath>,
+    stop: &Stops,
+    data: &Handle,
+) -> Result<Wired, RunError> {
     let node = node_view(config);
     let identity = own_identity(config);
     let mut registry = Registry::default();
@@ -255,7 +260,7 @@ fn wire(config: &Config, datapath: Arc<Datapath>, stop: &Stops) -> Result<Wired,
         metrics: Arc::clone(&metrics.kernel),
         status: Publisher::new(KernelSyncStatus::default()),
     };
-    register_collectors(&mut registry, kernel, &svids);
+    register_collectors(&mut registry, kernel, &svids, data);
     let dump = DumpSources {
         node,
         trust_domain: config.trust_domain.clone(),
@@ -298,7 +303,13 @@ fn node_view(config: &Config) -> NodeView {
     }
 }
 
-fn register_collectors(registry: &mut Registry, kernel: Arc<dyn Kernel>, svids: &Arc<SvidManager>) {
+fn register_collectors(
+    registry: &mut Registry,
+    kernel: Arc<dyn Kernel>,
+    svids: &Arc<SvidManager>,
+    data: &Handle,
+) {
+    registry.register_collector(Box::new(HeldCollector::new(data.clone())));
     registry.register_collector(Box::new(ProcessCollector::new(SystemTime::now())));
     registry.register_collector(Box::new(KernelCollector::new(kernel)));
     registry.register_collector(Box::new(CertificateCollector::new(Arc::clone(svids))));
