@@ -3,16 +3,38 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use tulle_e2e::rig::{Rig, sum_of};
+use tulle_e2e::{
+    fast_paths::{FastPath, Uses},
+    rig::{Rig, sum_of},
+};
 use tulle_lab::{Kind, ObjectKey};
 
 #[test]
 fn programs_work_unchanged() -> Result<()> {
-    let rig = Rig::up("apps", &[])?;
-    set_up(&rig)?;
+    keeps_all_promises(&Rig::up("apps", &[])?)
+}
+
+#[test]
+fn programs_work_without_lanes() -> Result<()> {
+    without(FastPath::Lanes, "aphbo")
+}
+
+#[test]
+fn programs_work_with_tls_on_one_node() -> Result<()> {
+    without(FastPath::SameNode, "aptls")
+}
+
+fn without(fast_path: FastPath, rig: &str) -> Result<()> {
+    let rig = Rig::up_with(rig, &[], fast_path.off())?;
+    keeps_all_promises(&rig)?;
+    fast_path.was_off(&Uses::of(&rig, "koornacht-worker")?)
+}
+
+fn keeps_all_promises(rig: &Rig) -> Result<()> {
+    set_up(rig)?;
     let mut failed = Vec::new();
     for (promise, check) in PROMISES {
-        match check(&rig) {
+        match check(rig) {
             Ok(()) => eprintln!("holds: {promise}"),
             Err(error) => {
                 eprintln!("BROKEN: {promise}: {error:#}");

@@ -1,26 +1,73 @@
-//! Every byte arrives and every close is seen as without the mesh: on one node, between nodes, between clusters.
+//! Every byte arrives and every close is seen as without the mesh: on one node, between nodes, between clusters; with every way in which the
+//! mesh makes connections faster, and with each of them switched off.
 
 use anyhow::{Result, ensure};
-use tulle_e2e::rig::{Rig, streams};
+use tulle_e2e::{
+    fast_paths::{FastPath, Uses},
+    rig::{Rig, streams},
+};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
+const CLIENT_NODE: &str = "koornacht-worker";
 
-/// Where the server is, seen from the client on `koornacht-worker`.
+/// Where the server is, seen from the client.
 const PATHS: [(&str, &str, &str); 3] = [
-    ("same node", "koornacht", "koornacht-worker"),
+    ("same node", "koornacht", CLIENT_NODE),
     ("two nodes", "koornacht", "koornacht-worker2"),
     ("two clusters", "tion", "tion-worker"),
 ];
 
+/// The blocking pair carries the most; the others look for what depends on how a program waits.
+struct Conversations {
+    of_equals: &'static str,
+    of_others: &'static str,
+}
+
+const ALL: Conversations = Conversations {
+    of_equals: "1000",
+    of_others: "200",
+};
+/// Each of the many ways to talk a few times.
+const SOME: Conversations = Conversations {
+    of_equals: "120",
+    of_others: "60",
+};
+
 #[test]
 fn every_byte_and_every_close_is_as_without_mesh() -> Result<()> {
     let rig = Rig::up("bytes", &[])?;
-    rig.pod(
-        "koornacht",
-        "koornacht-worker",
-        "client",
-        &["sleep", "100000"],
-    )?;
+    talk(&rig, &ALL)?;
+    let used = Uses::of(&rig, CLIENT_NODE)?;
+    ensure!(
+        used.lanes && !used.tls_on_one_node,
+        "fast paths were not taken: {used:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_byte_and_every_close_is_so_without_lanes() -> Result<()> {
+    without(FastPath::Lanes, "byhbo")
+}
+
+#[test]
+fn every_byte_and_every_close_is_so_without_the_sockmap() -> Result<()> {
+    without(FastPath::Sockmap, "bynos")
+}
+
+#[test]
+fn every_byte_and_every_close_is_so_with_tls_on_one_node() -> Result<()> {
+    without(FastPath::SameNode, "bytls")
+}
+
+fn without(fast_path: FastPath, rig: &str) -> Result<()> {
+    let rig = Rig::up_with(rig, &[], fast_path.off())?;
+    talk(&rig, &SOME)?;
+    fast_path.was_off(&Uses::of(&rig, CLIENT_NODE)?)
+}
+
+fn talk(rig: &Rig, counts: &Conversations) -> Result<()> {
+    rig.pod("koornacht", CLIENT_NODE, "client", &["sleep", "100000"])?;
     let mut failed = Vec::new();
     for (index, (path, cluster, node)) in PATHS.iter().enumerate() {
         for (port, server) in [(7001, "blocking"), (7002, "polled")] {
@@ -35,8 +82,11 @@ fn every_byte_and_every_close_is_as_without_mesh() -> Result<()> {
             let pod = format!("pod/{name}");
             let address = rig.address(cluster, &pod, false)?;
             for client in ["blocking", "polled", "switched"] {
-                // The blocking pair carries the thousand; the others look for what depends on how a program waits.
-                let conversations = if client == server { "1000" } else { "200" };
+                let conversations = if client == server {
+                    counts.of_equals
+                } else {
+                    counts.of_others
+                };
                 let target = format!("{address}:{port}");
                 let seed = format!("{}", index + 1);
                 let command = [

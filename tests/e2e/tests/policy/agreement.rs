@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
-use tulle_e2e::rig::{READY_DEADLINE, Rig};
+use tulle_e2e::{
+    fast_paths::{FastPath, Uses},
+    rig::{READY_DEADLINE, Rig},
+};
 use tulle_lab::{ClusterConfig, Kind, ObjectKey};
 use tulle_model::{
     Change, Directory, NamedPort, NamespacedName, Protocol, Rules, Service, SmallMap,
@@ -33,6 +36,8 @@ use crate::{
 };
 
 const CLUSTER: &str = "koornacht";
+/// Pods of every node reach each other; this is one of them.
+const CLIENTS_NODE: &str = "koornacht-worker";
 const PODS: [&str; 3] = ["a", "b", "c"];
 /// From a change until every node has it and every try comes out right; a busy machine included.
 const CHANGE_LIMIT: Duration = Duration::from_secs(15);
@@ -42,16 +47,26 @@ const SHARE_MIN: f64 = 0.2;
 /// Denied connections end at once, so that a lot of them can be tried.
 #[test]
 fn the_kernel_agrees_with_the_interpreter() -> Result<()> {
-    compare("agree", &["--denied", "reject"], 3, Duration::from_secs(3))
+    compare("agree", &["--denied", "reject"], 3, Duration::from_secs(3)).map(drop)
 }
 
 /// As clients meet it by default: nothing answers.
 #[test]
 fn the_kernel_agrees_where_denied_is_silent() -> Result<()> {
-    compare("agred", &[], 1, Duration::from_millis(900))
+    compare("agred", &[], 1, Duration::from_millis(900)).map(drop)
 }
 
-fn compare(rig: &str, arguments: &[&str], worlds: usize, patience: Duration) -> Result<()> {
+#[test]
+fn the_kernel_agrees_without_each_fast_path() -> Result<()> {
+    for (fast_path, rig) in [(FastPath::Lanes, "agrhb"), (FastPath::SameNode, "agrtl")] {
+        let arguments = [&["--denied", "reject"], fast_path.off()].concat();
+        let scene = compare(rig, &arguments, 1, Duration::from_secs(3))?;
+        fast_path.was_off(&Uses::of(&scene.rig, CLIENTS_NODE)?)?;
+    }
+    Ok(())
+}
+
+fn compare(rig: &str, arguments: &[&str], worlds: usize, patience: Duration) -> Result<Scene> {
     let seed = std::env::var("TULLE_SEED")
         .ok()
         .and_then(|s| s.parse().ok());
@@ -78,7 +93,7 @@ fn compare(rig: &str, arguments: &[&str], worlds: usize, patience: Duration) -> 
         compared += all;
     }
     ensure!(compared >= 600 * worlds, "only {compared} tries");
-    Ok(())
+    Ok(scene)
 }
 
 /// Who starts a try.
