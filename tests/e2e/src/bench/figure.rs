@@ -16,8 +16,10 @@ pub(super) enum Unit {
     Cores,
     /// How many, on average.
     Count,
-    /// One value of the same kind per another.
+    /// One value per another of the same kind, as of two latencies.
     Times,
+    /// The same where more is better, as of two rates.
+    Share,
 }
 
 /// A figure of a part.
@@ -73,13 +75,16 @@ impl Unit {
             Unit::Kibibytes => "KiB",
             Unit::Cores => "cores",
             Unit::Count => "",
-            Unit::Times => "×",
+            Unit::Times | Unit::Share => "×",
         }
     }
 
     /// Whether a smaller value is the better one.
     pub(super) fn is_less_better(self) -> bool {
-        !matches!(self, Unit::MegabytesPerSecond | Unit::PerSecond)
+        !matches!(
+            self,
+            Unit::MegabytesPerSecond | Unit::PerSecond | Unit::Share
+        )
     }
 
     /// A value as the table shows it.
@@ -90,7 +95,9 @@ impl Unit {
             }
             Unit::Micros | Unit::Megabytes | Unit::Kibibytes | Unit::Count => format!("{value:.1}"),
             Unit::MillisPerThousand => format!("{value:.1}"),
-            Unit::SecondsPerGigabyte | Unit::Cores | Unit::Times => format!("{value:.2}"),
+            Unit::SecondsPerGigabyte | Unit::Cores | Unit::Times | Unit::Share => {
+                format!("{value:.2}")
+            }
         }
     }
 }

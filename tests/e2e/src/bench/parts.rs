@@ -3,6 +3,7 @@
 mod churn;
 mod connect;
 mod endpoints;
+mod fairness;
 mod head_of_line;
 mod http;
 mod latency;
@@ -46,6 +47,8 @@ pub(super) fn all() -> Vec<Box<dyn Part>> {
     parts.push(Box::new(syscalls::Syscalls));
     parts.push(Box::new(syscalls::Allocations));
     parts.push(Box::new(head_of_line::HeadOfLine));
+    parts.push(Box::new(fairness::Elephant));
+    parts.push(Box::new(fairness::Flood));
     parts.push(Box::new(churn::Churn));
     parts.push(Box::new(memory::Moved));
     parts.push(Box::new(pods::Pods));

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Settings,
-    proxy::Proxy,
+    proxy::{Holdings, Proxy},
     stage::{Stage, finish},
 };
 
@@ -57,6 +57,15 @@ impl<'a> Place<'a> {
     /// The proxies of the path: the client's, then the server's if that is another one; none for direct TCP.
     pub(super) fn proxies(&self) -> Result<Vec<Proxy>> {
         self.stage.proxies(self.path)
+    }
+
+    /// What the proxies of the path hold.
+    pub(super) fn holdings(&self) -> Result<Vec<Holdings>> {
+        let proxies = self.proxies()?;
+        proxies
+            .iter()
+            .map(|proxy| proxy.holdings(self.stage))
+            .collect()
     }
 
     /// Runs a load for the usual time.

@@ -4,10 +4,13 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
+use super::stage::Stage;
+
 /// A node proxy that runs.
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) side: &'static str,
+    pub(super) node: &'static str,
     pub(super) process: i32,
 }
 
@@ -16,12 +19,16 @@ pub(super) struct Proxy {
 pub(super) struct Holdings {
     /// All memory that is resident, the program's own file included, in bytes.
     pub(super) resident: f64,
+    /// What its code has allocated and not freed, in bytes: unlike resident memory it has nothing in it that was needed once.
+    pub(super) live: f64,
+    /// What runs on its data plane: a few for each pod and each connection.
+    pub(super) tasks: f64,
     pub(super) descriptors: f64,
     pub(super) threads: f64,
 }
 
 impl Proxy {
-    pub(super) fn holdings(&self) -> Result<Holdings> {
+    pub(super) fn holdings(&self, stage: &Stage) -> Result<Holdings> {
         let status = self.read("status")?;
         let value = |key| {
             let value = field(&status, key);
@@ -30,7 +37,15 @@ impl Proxy {
         };
         let files = self.path("fd");
         let descriptors = fs::read_dir(&files).with_context(|| files.clone())?.count();
+        let metrics = stage.metrics(self.node)?;
+        let metric = |name| {
+            let value = field(&metrics, name);
+            let value = value.with_context(|| format!("the {}'s proxy: no {name}", self.side))?;
+            anyhow::Ok(value as f64)
+        };
         Ok(Holdings {
+            live: metric("process_heap_live_bytes ")?,
+            tasks: metric("process_tasks ")?,
             resident: value("VmRSS:")? * KIB,
             descriptors: descriptors as f64,
             threads: value("Threads:")?,

@@ -12,9 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tulle_lab::{
-    BUILT_IN, DownGuard, Kind, Lab, LabConfig, ManifestText, ObjectKey, UpOptions, wait_until,
-};
+use tulle_lab::{BUILT_IN, DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions, wait_until};
 
 use super::{
     Mode, Settings,
@@ -109,7 +107,11 @@ impl Stage {
             .into_iter()
             .map(|(side, node)| {
                 let process = self.proxy_process(node)?;
-                Ok(Proxy { side, process })
+                Ok(Proxy {
+                    side,
+                    node,
+                    process,
+                })
             })
             .collect()
     }
@@ -121,10 +123,14 @@ impl Stage {
 
     /// What the proxy of a node counts under a name, all labels together.
     pub(super) fn metric(&self, node: &str, name: &str) -> Result<u64> {
+        Ok(sum_of(&self.metrics(node)?, name, &[] as &[&str]))
+    }
+
+    /// Everything that the proxy of a node counts.
+    pub(super) fn metrics(&self, node: &str) -> Result<String> {
         let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PROXY_ADMIN_PORT);
         let text = self.lab.inside_node(node, || http_get(admin, "/metrics"))?;
-        let text = text.with_context(|| format!("the metrics of {node}"))?;
-        Ok(sum_of(&text, name, &[] as &[&str]))
+        text.with_context(|| format!("the metrics of {node}"))
     }
 
     /// Makes the proxies of a path forget what earlier loads made them take.
@@ -184,17 +190,10 @@ impl Stage {
         Ok(self.lab.wait_pod_ready(cluster, &key, READY_DEADLINE)?)
     }
 
-    /// Applies many objects to the client's cluster in one change. The time to read a text grows with the square of its length, so each
-    /// text has few of them.
+    /// Applies many objects to the client's cluster in one change.
     pub(super) fn apply_many(&self, manifests: &[String]) -> Result<()> {
-        let texts: Vec<ManifestText> = manifests
-            .chunks(OBJECTS_PER_TEXT)
-            .map(|chunk| ManifestText {
-                file: "text".to_owned(),
-                text: chunk.join("\n---\n"),
-            })
-            .collect();
-        self.lab.apply(CLIENT_CLUSTER, &texts)?;
+        self.lab
+            .apply_text(CLIENT_CLUSTER, &manifests.join("\n---\n"))?;
         Ok(())
     }
 
@@ -347,4 +346,3 @@ pub(super) const CLIENT_NODE: &str = "koornacht-worker";
 pub(super) const CLIENT: &str = "client";
 pub(super) const NAMESPACE: &str = "default";
 pub(super) const PORT: u16 = 7400;
-const OBJECTS_PER_TEXT: usize = 50;

@@ -86,7 +86,7 @@ pub(in crate::bench) fn figures(answer: &Value) -> Result<Vec<Sample>> {
         Figure::new("4 clients, last 3 s of 30", Unit::PerSecond)
             .headline(true)
             .of(last),
-        Figure::new("last ÷ first", Unit::Times)
+        Figure::new("last ÷ first", Unit::Share)
             .headline(true)
             .of(last / first),
         Figure::new("failed connections", Unit::Count).of(errors as f64),

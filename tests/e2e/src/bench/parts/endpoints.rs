@@ -15,6 +15,7 @@ use crate::{
         figure::{Figure, Sample, Unit},
         part::Part,
         place::{Path, Place},
+        samples::flatness,
         stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT, server_name},
     },
     rig::streams,
@@ -46,20 +47,27 @@ impl Part for Endpoints {
             answer_for_subnet(place)?;
         }
         let mut samples = Vec::new();
+        let mut seen = Vec::new();
         for count in COUNTS {
             let server = if is_direct {
                 place.stage.server(place.path)?
             } else {
                 service(place, count)?
             };
+            let mut rates = Vec::new();
             for _ in 0..place.settings.rounds {
                 let outcome = place.load_at("connect", server, &["--clients", "16"])?;
-                let name = format!("{count} endpoints, 16 clients, new connections");
-                let figure = Figure::new(name, Unit::PerSecond);
-                let is_end = count == 1 || count == 10_000;
-                samples.push(figure.headline(is_end).of(outcome.number("per_second")?));
+                rates.push(outcome.number("per_second")?);
             }
+            let name = format!("{count} endpoints, 16 clients, new connections");
+            let is_end = count == 1 || count == 10_000;
+            let figure = Figure::new(name, Unit::PerSecond).headline(is_end);
+            samples.extend(rates.iter().map(|rate| figure.clone().of(*rate)));
+            seen.push(rates);
         }
+        let name = "new connections, 10,000 endpoints ÷ 1";
+        let figure = Figure::new(name, Unit::Share).headline(true);
+        samples.push(flatness(figure, &seen)?);
         Ok(samples)
     }
 }

@@ -59,13 +59,13 @@ fn paced(place: &Place<'_>, length: Duration) -> Result<serde_json::Value> {
 }
 
 /// The client's link while it is slow.
-struct SlowLink<'a> {
+pub(super) struct SlowLink<'a> {
     stage: &'a Stage,
     is_over: bool,
 }
 
 impl SlowLink<'_> {
-    fn begin(stage: &Stage) -> Result<SlowLink<'_>> {
+    pub(super) fn begin(stage: &Stage) -> Result<SlowLink<'_>> {
         stage.inside(CLIENT, &BEGIN)?;
         Ok(SlowLink {
             stage,
@@ -73,7 +73,7 @@ impl SlowLink<'_> {
         })
     }
 
-    fn end(mut self) -> Result<()> {
+    pub(super) fn end(mut self) -> Result<()> {
         self.is_over = true;
         self.stage.inside(CLIENT, &END)
     }

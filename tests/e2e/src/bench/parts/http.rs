@@ -9,7 +9,7 @@ use crate::bench::{
     figure::{Figure, Sample, Unit},
     part::Part,
     place::{BETWEEN_NODES, Path, Place},
-    stage::{CLIENT_CLUSTER, finish},
+    stage::{CLIENT, CLIENT_CLUSTER, finish},
 };
 
 /// Sixteen connections, a small answer.
@@ -31,7 +31,7 @@ impl Part for Http {
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
         for (pod, what) in [(PLAIN, "L4 policy"), (READ, "L7 policy")] {
-            let address = server(place, pod)?;
+            let address = server(place, pod, CLIENT)?;
             let seconds = place.settings.length.as_secs().max(1);
             let duration = format!("{seconds}s");
             let url = format!("http://{address}:{HTTP1_PORT}/");
@@ -71,8 +71,8 @@ fn run(place: &Place<'_>, command: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The nginx of that name, made when it is first asked for.
-fn server(place: &Place<'_>, name: &str) -> Result<std::net::IpAddr> {
+/// The nginx of that name, made when it is first asked for; only `client` may reach it.
+pub(super) fn server(place: &Place<'_>, name: &str, client: &str) -> Result<std::net::IpAddr> {
     let stage = place.stage;
     if let Ok(address) = stage.address(CLIENT_CLUSTER, name) {
         return Ok(address);
@@ -89,13 +89,14 @@ fn server(place: &Place<'_>, name: &str) -> Result<std::net::IpAddr> {
     fs::write(&file, text).with_context(|| file.display().to_string())?;
     let file = file.to_string_lossy();
     if stage.mode() != Mode::Direct {
-        let rules = match name {
-            READ => "\n      rules: {http: [{method: GET, path: /}]}",
-            _ => "",
+        let rules = if name.starts_with(READ) {
+            "\n      rules: {http: [{method: GET, path: /}]}"
+        } else {
+            ""
         };
         stage.lab.apply_text(CLIENT_CLUSTER, &format!(
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
-             endpointSelector: {{matchLabels: {{name: {name}}}}}\n  ingress:\n  - fromEndpoints:\n    - matchLabels: {{name: client}}\n    \
+             endpointSelector: {{matchLabels: {{name: {name}}}}}\n  ingress:\n  - fromEndpoints:\n    - matchLabels: {{name: {client}}}\n    \
              toPorts:\n    - ports:\n      - {{port: '{HTTP1_PORT}', protocol: TCP}}\n      - {{port: '{HTTP2_PORT}', protocol: TCP}}{rules}\n"
         ))?;
     }
@@ -108,7 +109,10 @@ fn server(place: &Place<'_>, name: &str) -> Result<std::net::IpAddr> {
     let address = stage.address(CLIENT_CLUSTER, name)?;
     let url = format!("http://{address}:{HTTP1_PORT}/");
     place.wait_for("nginx answers", || {
-        let child = stage.start(&["curl", "--fail", "--silent", "--max-time", "2", &url])?;
+        let child = stage.start_in(
+            client,
+            &["curl", "--fail", "--silent", "--max-time", "2", &url],
+        )?;
         Ok(finish(child, OVERTIME).is_ok())
     })?;
     Ok(address)
@@ -151,7 +155,8 @@ pub(in crate::bench) fn h2load(text: &str) -> Option<f64> {
 }
 
 const PLAIN: &str = "http-plain";
-const READ: &str = "http-read";
-const HTTP1_PORT: u16 = 8080;
+/// Servers whose names begin so have a policy that reads requests.
+pub(super) const READ: &str = "http-read";
+pub(super) const HTTP1_PORT: u16 = 8080;
 const HTTP2_PORT: u16 = 8082;
 const OVERTIME: Duration = Duration::from_secs(10);

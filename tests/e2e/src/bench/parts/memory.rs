@@ -15,7 +15,7 @@ use crate::bench::{
     figure::{Figure, Sample, Unit},
     part::Part,
     place::{BETWEEN_NODES, Path, Place},
-    proxy::{Holdings, Proxy},
+    proxy::Holdings,
     stage::finish,
 };
 
@@ -50,9 +50,11 @@ impl Part for Idle {
             let (before, side) = (proxy.processor_time()?, proxy.side);
             place.rest(IDLE);
             let spent = proxy.processor_time()?.saturating_sub(before);
-            let resident = proxy.holdings()?.resident / 1e6;
+            let held = proxy.holdings(place.stage)?;
             let figure = Figure::new(format!("RSS idle, {side}'s proxy"), Unit::Megabytes);
-            samples.push(figure.headline(side == "client").of(resident));
+            samples.push(figure.headline(side == "client").of(held.resident / 1e6));
+            let figure = Figure::new(format!("live heap idle, {side}'s proxy"), Unit::Megabytes);
+            samples.push(figure.headline(side == "client").of(held.live / 1e6));
             let figure = Figure::new(format!("CPU idle, {side}'s proxy"), Unit::Cores);
             samples.push(figure.of(spent.as_secs_f64() / IDLE.as_secs_f64()));
         }
@@ -78,17 +80,13 @@ impl Part for Held {
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
-        let counts: &[u32] = if place.settings.quick {
-            &[1_000]
-        } else {
-            &[1_000, 10_000]
-        };
-        // Memory that an earlier load made the proxies take would hide what these connections need.
-        let before = holdings(&place.proxies()?)?;
-        let mut samples = Vec::new();
-        for count in counts {
-            let what = format!("per idle connection of {count}");
-            samples.extend(held(place, &before, *count, 0, &what)?);
+        let none = place.holdings()?;
+        let few = held(place, FEW, 0)?;
+        let mut samples = difference(place, &none, &few, FEW, "connection of the first 1,000")?;
+        if !place.settings.quick {
+            let many = held(place, MANY, 0)?;
+            let what = "connection from 1,000 to 10,000";
+            samples.extend(difference(place, &few, &many, MANY - FEW, what)?);
         }
         Ok(samples)
     }
@@ -117,47 +115,53 @@ impl Part for Moved {
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         place.stage.restart_proxies(place.settings, place.path)?;
-        let before = holdings(&place.proxies()?)?;
-        held(
+        let none = place.holdings()?;
+        let with = held(place, MOVERS, MOVED)?;
+        difference(
             place,
-            &before,
-            200,
-            12_000_000,
-            "per idle connection of 200 that moved 12 MB",
+            &none,
+            &with,
+            MOVERS,
+            "connection of 200 that moved 12 MB",
         )
     }
 }
 
-/// Opens the connections, and looks at what the proxies hold more than before.
-fn held(
-    place: &Place<'_>,
-    before: &[Holdings],
-    count: u32,
-    moved: u64,
-    what: &str,
-) -> Result<Vec<Sample>> {
-    let proxies = place.proxies()?;
+/// What the proxies hold while so many connections are idle.
+fn held(place: &Place<'_>, count: u32, moved: u64) -> Result<Vec<Holdings>> {
     let (connections, moved) = (count.to_string(), moved.to_string());
     let child = place.start("hold", &["--connections", &connections, "--moved", &moved])?;
     let child = wait_until_held(child)?;
     // What is given back on idle is given back now.
     place.rest(IDLE);
-    let meanwhile = holdings(&proxies)?;
+    let meanwhile = place.holdings()?;
     finish(child, RELEASE_DEADLINE)?;
-    let seen = proxies.iter().zip(before.iter().zip(&meanwhile));
-    Ok(seen
-        .map(|(proxy, (before, meanwhile))| {
-            let each = (meanwhile.resident - before.resident) / f64::from(count) / 1024.0;
-            let name = format!("{what}, {}'s proxy", proxy.side);
-            Figure::new(name, Unit::Kibibytes)
-                .headline(count >= 1_000)
-                .of(each)
-        })
-        .collect())
+    Ok(meanwhile)
 }
 
-fn holdings(proxies: &[Proxy]) -> Result<Vec<Holdings>> {
-    proxies.iter().map(Proxy::holdings).collect()
+/// What each connection of `more` needs, in each proxy of the path. Resident memory may grow by less than what is held, into memory that was
+/// free before, or by more, for what was needed for a moment only: the live heap is the figure to trust.
+fn difference(
+    place: &Place<'_>,
+    before: &[Holdings],
+    after: &[Holdings],
+    more: u32,
+    what: &str,
+) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for (proxy, (before, after)) in place.proxies()?.iter().zip(before.iter().zip(after)) {
+        let each = |of: fn(&Holdings) -> f64| (of(after) - of(before)) / f64::from(more);
+        let name = |kind: &str| format!("{kind} per idle {what}, {}'s proxy", proxy.side);
+        let live = Figure::new(name("live heap"), Unit::Kibibytes);
+        samples.push(live.headline(true).of(each(|held| held.live) / 1024.0));
+        let resident = Figure::new(name("RSS"), Unit::Kibibytes);
+        samples.push(resident.of(each(|held| held.resident) / 1024.0));
+        let tasks = Figure::new(name("tasks"), Unit::Count);
+        samples.push(tasks.of(each(|held| held.tasks)));
+        let files = Figure::new(name("descriptors"), Unit::Count);
+        samples.push(files.of(each(|held| held.descriptors)));
+    }
+    Ok(samples)
 }
 
 /// Waits for the word that all connections stand. On an error the load is ended.
@@ -189,6 +193,10 @@ fn read_held(stdout: ChildStdout) -> Result<()> {
     }
 }
 
+const FEW: u32 = 1_000;
+const MANY: u32 = 10_000;
+const MOVERS: u32 = 200;
+const MOVED: u64 = 12_000_000;
 const IDLE: Duration = Duration::from_secs(2);
 const HOLD_DEADLINE: Duration = Duration::from_secs(120);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What an enrolled pod costs its node's proxy: memory, descriptors, threads.
+//! What an enrolled pod costs its node's proxy: memory, descriptors, tasks, threads.
 
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ impl Part for Pods {
         let (stage, lab) = (place.stage, &place.stage.lab);
         let proxies = place.proxies()?;
         let proxy = proxies.first().context("no proxy runs at the client")?;
-        let before = proxy.holdings()?;
+        let before = proxy.holdings(stage)?;
         let names: Vec<String> = (0..COUNT).map(|number| format!("idle-{number}")).collect();
         let pods = names
             .iter()
@@ -54,10 +54,10 @@ impl Part for Pods {
             lab.wait_pod_ready(CLIENT_CLUSTER, &key, READY_DEADLINE * 4)?;
         }
         // Each listener of a pod is a descriptor; they have come when the number stands still.
-        let mut last = proxy.holdings()?;
+        let mut last = proxy.holdings(stage)?;
         let steady = wait_until(Instant::now() + READY_DEADLINE, || {
             place.rest(std::time::Duration::from_secs(1));
-            let Ok(now) = proxy.holdings() else {
+            let Ok(now) = proxy.holdings(stage) else {
                 return false;
             };
             let is_steady = now.descriptors == last.descriptors;
@@ -70,11 +70,15 @@ impl Part for Pods {
         }
         let each = |after: f64, before: f64| (after - before) / f64::from(COUNT);
         Ok(vec![
+            Figure::new("live heap per pod", Unit::Kibibytes)
+                .headline(true)
+                .of(each(last.live, before.live) / 1024.0),
             Figure::new("RSS per pod", Unit::Kibibytes)
                 .headline(true)
                 .of(each(last.resident, before.resident) / 1024.0),
             Figure::new("descriptors per pod", Unit::Count)
                 .of(each(last.descriptors, before.descriptors)),
+            Figure::new("tasks per pod", Unit::Count).of(each(last.tasks, before.tasks)),
             Figure::new("threads per pod", Unit::Count).of(each(last.threads, before.threads)),
         ])
     }

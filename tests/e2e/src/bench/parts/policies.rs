@@ -7,6 +7,7 @@ use crate::bench::{
     figure::{Figure, Sample, Unit},
     part::Part,
     place::{BETWEEN_NODES, Path, Place},
+    samples::flatness,
     stage::{CLIENT_CLUSTER, CLIENT_NODE, finish, server_name},
 };
 
@@ -32,20 +33,27 @@ impl Part for Policies {
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
+        let mut seen = Vec::new();
         let mut made = 0;
         for count in COUNTS {
             if place.stage.mode() != Mode::Direct && count > made {
                 make(place, made, count)?;
                 made = count;
             }
+            let mut rates = Vec::new();
             for _ in 0..place.settings.rounds {
                 let outcome = place.load("connect", &["--clients", "16"])?;
-                let name = format!("{count} policies, 16 clients, new connections");
-                let figure = Figure::new(name, Unit::PerSecond);
-                let is_end = count == 0 || count == 10_000;
-                samples.push(figure.headline(is_end).of(outcome.number("per_second")?));
+                rates.push(outcome.number("per_second")?);
             }
+            let name = format!("{count} policies, 16 clients, new connections");
+            let is_end = count == 0 || count == 10_000;
+            let figure = Figure::new(name, Unit::PerSecond).headline(is_end);
+            samples.extend(rates.iter().map(|rate| figure.clone().of(*rate)));
+            seen.push(rates);
         }
+        let name = "new connections, 10,000 policies ÷ 0";
+        let figure = Figure::new(name, Unit::Share).headline(true);
+        samples.push(flatness(figure, &seen)?);
         Ok(samples)
     }
 }

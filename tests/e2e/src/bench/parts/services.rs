@@ -10,6 +10,7 @@ use crate::bench::{
     figure::{Figure, Sample, Unit},
     part::Part,
     place::{Path, Place},
+    samples::flatness,
     stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT, server_name},
 };
 
@@ -35,6 +36,7 @@ impl Part for Services {
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
+        let mut seen = Vec::new();
         let mut made = 0;
         for count in COUNTS {
             let server = match place.stage.mode() {
@@ -45,13 +47,18 @@ impl Part for Services {
                     target(place)?
                 }
             };
+            let mut nanos = Vec::new();
             for _ in 0..place.settings.rounds {
                 let outcome = place.load_at("dial", server, &[])?;
-                let name = format!("connect() against {count} services, p50");
-                let figure = Figure::new(name, Unit::Nanos).headline(count != 100);
-                samples.push(figure.of(outcome.number("p50_us")? * 1e3));
+                nanos.push(outcome.number("p50_us")? * 1e3);
             }
+            let name = format!("connect() against {count} services, p50");
+            let figure = Figure::new(name, Unit::Nanos).headline(count != 100);
+            samples.extend(nanos.iter().map(|nanos| figure.clone().of(*nanos)));
+            seen.push(nanos);
         }
+        let figure = Figure::new("connect(), 10,000 services ÷ 1", Unit::Times).headline(true);
+        samples.push(flatness(figure, &seen)?);
         Ok(samples)
     }
 }
