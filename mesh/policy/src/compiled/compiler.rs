@@ -214,19 +214,21 @@ impl Compiler {
         if !everything {
             for uid in &touched.workloads {
                 let now = self.directory.workload(uid);
-                self.addresses.replace(uid, now, &mut round.addresses);
+                let (identities, addresses) = (&mut self.identities, &mut round.addresses);
+                self.addresses.replace(uid, now, identities, addresses);
             }
             return;
         }
         let known = self.addresses.uids();
         let gone = known.filter(|uid| self.directory.workload(uid).is_none());
         for uid in gone.cloned().collect::<Vec<_>>() {
-            self.addresses.replace(&uid, None, &mut round.addresses);
+            let (identities, addresses) = (&mut self.identities, &mut round.addresses);
+            self.addresses.replace(&uid, None, identities, addresses);
         }
         for workload in self.directory.workloads() {
-            let addresses = &mut round.addresses;
+            let (identities, addresses) = (&mut self.identities, &mut round.addresses);
             self.addresses
-                .replace(&workload.uid, Some(workload), addresses);
+                .replace(&workload.uid, Some(workload), identities, addresses);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use imbl::HashMap;
+use imbl::{HashMap, OrdMap};
 use tulle_model::{Directory, Language, RulesKey, Workload, WorkloadUid};
 
 use super::{
@@ -33,7 +33,7 @@ use crate::{
 pub struct CompiledPolicy {
     pub(super) subjects: HashMap<WorkloadUid, SubjectView>,
     pub(super) tables: HashMap<TableKey, Arc<TableView>>,
-    pub(super) addresses: HashMap<IpAddr, AddressState>,
+    pub(super) addresses: OrdMap<IpAddr, AddressState>,
     pub(super) blocks: PrefixTable<BlockUse>,
     pub(super) port_sets: HashMap<PortSetId, Arc<PortSet>>,
     pub(super) numbered: HashMap<RuleId, Numbered>,
@@ -61,7 +61,7 @@ impl CompiledPolicy {
         CompiledPolicy {
             subjects: HashMap::new(),
             tables: HashMap::new(),
-            addresses: HashMap::new(),
+            addresses: OrdMap::new(),
             blocks: PrefixTable::default(),
             port_sets: HashMap::new(),
             numbered: HashMap::new(),
@@ -78,7 +78,7 @@ impl CompiledPolicy {
     pub fn identity_of(&self, address: IpAddr, is_exact: bool) -> Option<IdentityId> {
         let address = address.to_canonical();
         let own = self.addresses.get(&address).filter(|_| is_exact);
-        own.map(|state| state.identity).or_else(|| {
+        own.and_then(AddressState::identity).or_else(|| {
             let (_, block) = self.blocks.longest(Prefix::host(address))?;
             block.identity
         })
@@ -327,7 +327,7 @@ impl CompiledPolicy {
             FlowPeer::Nobody => false,
         };
         let state = self.addresses.get(&flow.source.to_canonical());
-        may_be && state.is_some_and(|state| state.is_host)
+        may_be && state.is_some_and(AddressState::is_host)
     }
 
     /// The far end's identity; `None` = it is a workload that came after the last update.
@@ -342,11 +342,9 @@ impl CompiledPolicy {
             FlowPeer::Workload(workload) => {
                 let state = self.addresses.get(&address.to_canonical())?;
                 if workload.host_network {
-                    return state.claimants.is_empty().then_some(state.identity);
+                    return state.identity().filter(|_| state.is_shared());
                 }
-                let mut claimants = state.claimants.iter();
-                let found = claimants.find(|(uid, _)| *uid == workload.uid);
-                found.map(|(_, identity)| *identity)
+                state.identity_of(&workload.uid)
             }
         }
     }
