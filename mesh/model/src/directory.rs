@@ -22,7 +22,7 @@ pub struct Directory {
     policies: OrdMap<NamespacedName, Arc<Authorization>>,
     rules: OrdMap<RulesKey, Arc<Rules>>,
     bundles: OrdMap<TrustDomain, Arc<TrustBundle>>,
-    by_address: HashMap<IpAddr, Owners<WorkloadUid>>,
+    by_address: HashMap<IpAddr, Occupants>,
     by_vip: HashMap<IpAddr, Owners<NamespacedName>>,
     endpoints: HashMap<NamespacedName, OrdSet<WorkloadUid>>,
     global_policies: OrdSet<NamespacedName>,
@@ -86,18 +86,17 @@ impl Directory {
 
     /// The workload that owns `address`; pods win over other kinds, then the smaller uid.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        let owners = self.by_address.get(&address)?;
-        let pod = owners.iter().find(|uid| uid.0.contains("//Pod/"));
-        pod.or_else(|| owners.first())
-            .and_then(|uid| self.workloads.get(uid))
+        let occupants = self.by_address.get(&address)?.all();
+        let pod = occupants
+            .iter()
+            .find(|workload| workload.uid.0.contains("//Pod/"));
+        pod.or_else(|| occupants.first())
     }
 
     /// Every workload that claims `address`, by uid: while an address moves from one pod to the next, both do.
     pub fn workloads_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
-        let owners = self.by_address.get(&address).into_iter();
-        owners
-            .flat_map(|owners| owners.iter())
-            .filter_map(|uid| self.workloads.get(uid))
+        let occupants = self.by_address.get(&address).into_iter();
+        occupants.flat_map(Occupants::all)
     }
 
     /// The service of that key (`namespace/hostname`).
@@ -207,7 +206,11 @@ impl Directory {
         // Addresses of host-network pods name the node; they must never be taken for the pod's.
         if !workload.host_network {
             for address in &workload.addresses {
-                add_owner(&mut self.by_address, *address, workload.uid.clone());
+                let occupants = match self.by_address.get(address) {
+                    Some(held) => held.with(&workload),
+                    None => Occupants::One(Arc::clone(&workload)),
+                };
+                self.by_address.insert(*address, occupants);
             }
         }
         for service in workload.services.keys() {
@@ -224,7 +227,13 @@ impl Directory {
             return;
         };
         for address in &old.addresses {
-            remove_owner(&mut self.by_address, address, uid);
+            let Some(held) = self.by_address.get(address) else {
+                continue;
+            };
+            match held.without(uid) {
+                Some(left) => self.by_address.insert(*address, left),
+                None => self.by_address.remove(address),
+            };
         }
         for service in old.services.keys() {
             remove_from_index(&mut self.endpoints, service, uid);
@@ -283,6 +292,46 @@ where
         set.remove(value);
         if set.is_empty() {
             index.remove(key);
+        }
+    }
+}
+
+/// The workloads that claim an address. Nearly always one, which then takes no room but that of a pointer: there are as many
+/// of these as there are addresses.
+#[derive(Debug, Clone)]
+enum Occupants {
+    One(Arc<Workload>),
+    /// Sorted by uid; never so many that a copy of them all would cost anything.
+    Several(Arc<Vec<Arc<Workload>>>),
+}
+
+impl Occupants {
+    fn all(&self) -> &[Arc<Workload>] {
+        match self {
+            Occupants::One(workload) => std::slice::from_ref(workload),
+            Occupants::Several(workloads) => workloads,
+        }
+    }
+
+    fn with(&self, workload: &Arc<Workload>) -> Self {
+        let mut all = self.all().to_vec();
+        match all.binary_search_by(|held| held.uid.cmp(&workload.uid)) {
+            Ok(_) => return self.clone(),
+            Err(place) => all.insert(place, Arc::clone(workload)),
+        }
+        Occupants::Several(Arc::new(all))
+    }
+
+    fn without(&self, uid: &WorkloadUid) -> Option<Self> {
+        let mut all = self.all().to_vec();
+        all.retain(|held| held.uid != *uid);
+        match (all.pop(), all.is_empty()) {
+            (None, _) => None,
+            (Some(only), true) => Some(Occupants::One(only)),
+            (Some(last), false) => {
+                all.push(last);
+                Some(Occupants::Several(Arc::new(all)))
+            }
         }
     }
 }
