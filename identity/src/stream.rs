@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroizing;
 
 use crate::{
     provider::{ALPN_H2, ALPN_LANE},
@@ -52,18 +53,19 @@ impl<IO> TlsStream<IO> {
     /// The keys cannot be made.
     pub fn into_sealed(self) -> Result<(IO, Sealer, Opener), SealError> {
         let secret = |sender: &[u8]| {
-            let secret = [0; SECRET_LEN];
+            let mut secret = Zeroizing::new([0_u8; SECRET_LEN]);
             match &*self.inner {
                 tokio_rustls::TlsStream::Client(stream) => stream
                     .get_ref()
                     .1
-                    .export_keying_material(secret, EXPORTER, Some(sender)),
+                    .export_keying_material(secret.as_mut_slice(), EXPORTER, Some(sender)),
                 tokio_rustls::TlsStream::Server(stream) => stream
                     .get_ref()
                     .1
-                    .export_keying_material(secret, EXPORTER, Some(sender)),
+                    .export_keying_material(secret.as_mut_slice(), EXPORTER, Some(sender)),
             }
-            .map_err(|_| SealError)
+            .map_err(|_| SealError)?;
+            Ok::<_, SealError>(secret)
         };
         let (client, server) = (secret(b"client")?, secret(b"server")?);
         match *self.inner {
