@@ -137,6 +137,17 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Waits until the mesh is done with a large change: what it does with that would be counted with the load that comes next.
+    pub(super) fn settle(&self) -> Result<()> {
+        let mut busy = self.proxies()?;
+        busy.push(self.stage.xds_server()?);
+        self.wait_for("the mesh is done with its objects", || {
+            let before = processor_time(&busy)?;
+            self.rest(LOOK);
+            Ok(processor_time(&busy)?.saturating_sub(before) < LOOK / 10)
+        })
+    }
+
     /// Does nothing for a while.
     pub(super) fn rest(&self, time: Duration) {
         tulle_lab::wait_until(Instant::now() + time, || false);
@@ -183,5 +194,7 @@ impl fmt::Display for Path {
 
 /// How much longer than its own time a load may take, until all it has sent has arrived.
 const LOAD_OVERTIME: Duration = Duration::from_secs(30);
+/// For so long the mesh must have had little to do.
+const LOOK: Duration = Duration::from_secs(1);
 /// Ten thousand objects are a lot for one change.
 const LEARN_LIMIT: Duration = Duration::from_secs(60);

@@ -116,6 +116,16 @@ impl Stage {
             .collect()
     }
 
+    /// What tells the proxies of the client's cluster about it.
+    pub(super) fn xds_server(&self) -> Result<Proxy> {
+        let process = self.lab.process(&format!("{CLIENT_CLUSTER}/xds-server"))?;
+        Ok(Proxy {
+            side: "xds-server",
+            node: "",
+            process: process.context("no xds-server runs")?,
+        })
+    }
+
     fn proxy_process(&self, node: &str) -> Result<i32> {
         let process = self.lab.process(&format!("{node}/node-proxy"))?;
         process.with_context(|| format!("no proxy runs on {node}"))

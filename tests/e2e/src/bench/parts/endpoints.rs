@@ -1,9 +1,12 @@
 //! New connections against more and more endpoints of one service.
 //!
-//! Ten thousand pods do not fit on a machine, so the server's pod answers for a whole subnet, and the service's endpoints are addresses of it
-//! without a pod, which the mesh lets the client reach as they are: what is measured is the choice among them.
+//! Ten thousand pods do not fit on a machine, so a server on the client's node, outside of every pod, answers for a whole subnet, and the service's
+//! endpoints are addresses of it, which the mesh lets the client reach as they are: what is measured is the choice among them.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    net::SocketAddr,
+    process::{Child, Command},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -16,7 +19,7 @@ use crate::{
         part::Part,
         place::{Path, Place},
         samples::flatness,
-        stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT, server_name},
+        stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT},
     },
     rig::streams,
 };
@@ -42,17 +45,13 @@ impl Part for Endpoints {
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
-        let is_direct = place.stage.mode() == Mode::Direct;
-        if !is_direct {
-            answer_for_subnet(place)?;
-        }
+        let _server = Server::start(place)?;
         let mut samples = Vec::new();
         let mut seen = Vec::new();
         for count in COUNTS {
-            let server = if is_direct {
-                place.stage.server(place.path)?
-            } else {
-                service(place, count)?
+            let server = match place.stage.mode() {
+                Mode::Direct => SocketAddr::new(address(0).parse()?, PORT),
+                Mode::Tulle => service(place, count)?,
             };
             let mut rates = Vec::new();
             for _ in 0..place.settings.rounds {
@@ -72,19 +71,35 @@ impl Part for Endpoints {
     }
 }
 
-fn answer_for_subnet(place: &Place<'_>) -> Result<()> {
-    let stage = place.stage;
-    let local = ["ip", "route", "replace", "local", SUBNET, "dev", "lo"];
-    stage.inside(&server_name(place.path), &local)?;
-    let gateway = stage.server(place.path)?.ip().to_string();
-    let output = stage.lab.inside_node(place.path.node(), || {
-        let mut command = Command::new("ip");
-        command.args(["route", "replace", SUBNET, "via", &gateway]);
-        command.output()
-    })?;
-    let output = output.context("ip")?;
-    ensure!(output.status.success(), "ip route: {}", streams(&output));
-    Ok(())
+/// What answers for the subnet; ends with this.
+struct Server(Child);
+
+impl Server {
+    fn start(place: &Place<'_>) -> Result<Server> {
+        let (stage, load) = (place.stage, &place.settings.load);
+        let routed = stage.lab.inside_node(CLIENT_NODE, || {
+            let route = ["route", "replace", "local", SUBNET, "dev", "lo"];
+            Command::new("ip").args(route).output()
+        })?;
+        let output = routed.context("ip")?;
+        ensure!(output.status.success(), "ip route: {}", streams(&output));
+        let listen = format!("0.0.0.0:{PORT}");
+        let child = stage.lab.inside_node(CLIENT_NODE, || {
+            Command::new(load).args(["serve", &listen]).spawn()
+        })?;
+        let server = Server(child.context("the load program")?);
+        let first = SocketAddr::new(address(0).parse()?, PORT);
+        stage.prove_address(place.settings, &first.to_string())?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the load has told.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 /// A service with so many endpoints.
@@ -117,6 +132,7 @@ fn service(place: &Place<'_>, count: u32) -> Result<SocketAddr> {
     place
         .stage
         .prove_address(place.settings, &server.to_string())?;
+    place.settle()?;
     Ok(server)
 }
 

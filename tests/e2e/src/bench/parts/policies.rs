@@ -87,7 +87,8 @@ fn make(place: &Place<'_>, from: u32, to: u32) -> Result<()> {
         let child = stage.start_in(&stranger, &command)?;
         Ok(finish(child, TRY_LIMIT).is_ok())
     })?;
-    stage.delete_pod(&stranger)
+    stage.delete_pod(&stranger)?;
+    place.settle()
 }
 
 const COUNTS: [u32; 4] = [0, 100, 1_000, 10_000];

@@ -82,7 +82,8 @@ fn make(place: &Place<'_>, from: u32, to: u32) -> Result<()> {
     let wanted = before + u64::from(to - from);
     place.wait_for("the kernel knows all services", || {
         Ok(frontends(place)? >= wanted)
-    })
+    })?;
+    place.settle()
 }
 
 fn frontends(place: &Place<'_>) -> Result<u64> {
