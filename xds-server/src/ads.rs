@@ -1,6 +1,6 @@
 //! The delta ADS method: who may subscribe, and one task for each stream.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::sync::{mpsc, watch};
@@ -11,17 +11,22 @@ use tulle_model::{SpiffeId, TrustDomain};
 use tulle_wire::xds::DeltaDiscoveryRequest;
 
 pub use self::stream::EncodedResponse;
-use self::stream::{StreamContext, drive};
-use crate::{management::NodeBoard, metrics::Metrics, server::Caller, snapshot::Snapshot};
+use self::{
+    reader::{Credential, Readers},
+    stream::{StreamContext, drive},
+};
+use crate::{
+    management::NodeBoard, metrics::Metrics, server::Caller, snapshot::Snapshot, tokens::NodeTokens,
+};
 
+mod reader;
 mod stream;
 mod subscription;
 
 /// The method's implementation; one for all connections.
 #[derive(Debug, Clone)]
 pub struct Ads {
-    /// Who may subscribe.
-    node_proxy: SpiffeId,
+    readers: Readers,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -31,9 +36,11 @@ pub struct Ads {
 }
 
 impl Ads {
-    /// Serves the snapshots to the node proxies of the trust domain until `stop` is cancelled.
+    /// Serves the snapshots to the node proxies of the trust domain, and to whoever holds a node's token, until `stop` is
+    /// cancelled.
     pub fn new(
         trust_domain: &TrustDomain,
+        tokens: Arc<NodeTokens>,
         identifier: String,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         metrics: Arc<Metrics>,
@@ -42,7 +49,7 @@ impl Ads {
     ) -> Self {
         let node_proxy = node_proxy_id(trust_domain);
         Ads {
-            node_proxy,
+            readers: Readers { node_proxy, tokens },
             snapshots,
             metrics,
             tasks,
@@ -58,44 +65,30 @@ impl Ads {
         self.nodes = nodes;
         self
     }
-
-    /// Nobody sees the mesh without proof that it is a node proxy of this cluster.
-    fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let peer = request
-            .extensions()
-            .get::<Caller>()
-            .and_then(|c| c.peer.as_ref());
-        match peer {
-            Some(peer) if peer.id == self.node_proxy => Ok(()),
-            Some(peer) => {
-                self.metrics.count_refused_stream("identity");
-                tracing::warn!(peer = %peer.id, "refused a stream: expected {}", self.node_proxy);
-                Err(Status::unauthenticated(format!(
-                    "{} may not read the mesh: expected {}",
-                    peer.id, self.node_proxy
-                )))
-            }
-            None => {
-                self.metrics.count_refused_stream("no_certificate");
-                Err(Status::unauthenticated(
-                    "a certificate of the mesh is needed to read the mesh",
-                ))
-            }
-        }
-    }
 }
 
 impl StreamingService<DeltaDiscoveryRequest> for Ads {
     type Response = EncodedResponse;
     type ResponseStream = ReceiverStream<Result<EncodedResponse, Status>>;
-    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        if let Err(status) = self.authenticate(&request) {
-            return std::future::ready(Err(status));
-        }
-        let address = request.extensions().get::<Caller>().map(|c| c.address);
-        std::future::ready(Ok(Response::new(self.open(request.into_inner(), address))))
+        let ads = self.clone();
+        Box::pin(async move {
+            let address = request.extensions().get::<Caller>().map(|c| c.address);
+            match ads.readers.admit(&request).await {
+                Ok(credential) => {
+                    let responses = ads.open(request.into_inner(), address, credential);
+                    Ok(Response::new(responses))
+                }
+                Err(error) => {
+                    ads.metrics.count_refused_stream(error.reason());
+                    tracing::warn!(?address, "refused a stream: {error}");
+                    Err(error.into_status())
+                }
+            }
+        })
     }
 }
 
@@ -104,6 +97,7 @@ impl Ads {
         &self,
         requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
         address: Option<SocketAddr>,
+        credential: Option<Credential>,
     ) -> ReceiverStream<Result<EncodedResponse, Status>> {
         let (sender, receiver) = mpsc::channel(RESPONSES_LEN_MAX);
         let context = StreamContext {
@@ -113,6 +107,7 @@ impl Ads {
             identifier: Arc::clone(&self.identifier),
             nodes: Arc::clone(&self.nodes),
             address,
+            credential,
         };
         self.tasks.spawn(drive(context, requests, sender));
         ReceiverStream::new(receiver)

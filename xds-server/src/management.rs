@@ -30,8 +30,14 @@ pub use self::{
     services::Services,
 };
 use crate::{
-    metrics::Metrics, remotes::is_https, server::Caller, snapshot::Snapshot, status::StatusBoard,
-    store::EtcdSettings, tokens::NodeTokens, world::MeshView,
+    metrics::Metrics,
+    remotes::is_https,
+    server::Caller,
+    snapshot::Snapshot,
+    status::StatusBoard,
+    store::EtcdSettings,
+    tokens::{NodeTokens, bearer_token},
+    world::MeshView,
 };
 
 mod answer;
@@ -113,7 +119,9 @@ impl Management {
                 )))
             };
         }
-        let (Some(tokens), Some(token)) = (&self.tokens, bearer_token(request)) else {
+        let value = request.headers().get(header::AUTHORIZATION);
+        let token = value.and_then(|value| bearer_token(value.as_bytes()));
+        let (Some(tokens), Some(token)) = (&self.tokens, token) else {
             return Err(Refusal::stranger());
         };
         let name = tokens.node_of(token).await;
@@ -360,12 +368,6 @@ async fn read_body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T,
     })?;
     serde_json::from_slice(&bytes.to_bytes())
         .map_err(|error| Refusal::bad_request(format!("the content is not as expected: {error}")))
-}
-
-fn bearer_token<B>(request: &Request<B>) -> Option<&[u8]> {
-    let value = request.headers().get(header::AUTHORIZATION)?.as_bytes();
-    let token = value.strip_prefix(b"Bearer ")?.trim_ascii();
-    (!token.is_empty()).then_some(token)
 }
 
 /// Three PEM texts of several certificates each fit in.

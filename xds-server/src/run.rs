@@ -152,6 +152,7 @@ impl Parts {
         let version = env!("CARGO_PKG_VERSION");
         let ads = Ads::new(
             &config.trust_domain,
+            Arc::clone(&tokens),
             format!("tulle xds-server {version} of {}", config.cluster),
             snapshots.clone(),
             Arc::clone(metrics),

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -36,6 +39,40 @@ pub struct Caller {
     pub peer: Option<Peer>,
     /// Where it calls from.
     pub address: SocketAddr,
+    /// Its connection's.
+    pub keep: Keep,
+}
+
+/// Lets a connection grow old whose caller has shown no certificate.
+#[derive(Debug, Clone, Default)]
+pub struct Keep(Arc<AtomicUsize>);
+
+/// As long as it lives, its connection is in good use.
+#[derive(Debug)]
+pub struct Held(Arc<AtomicUsize>);
+
+impl Keep {
+    /// Holds the connection.
+    pub fn hold(&self) -> Held {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Held(Arc::clone(&self.0))
+    }
+
+    /// Resolves when nobody holds the connection at the end of one `age`.
+    async fn until_unused(&self, age: Duration) {
+        loop {
+            sleep(age).await;
+            if self.0.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What the port serves.
@@ -112,7 +149,11 @@ impl Connection {
         let served = match shake_hands(stream, address, &tls).await {
             Ok((stream, peer)) => {
                 drop(handshake);
-                let caller = Caller { peer, address };
+                let caller = Caller {
+                    peer,
+                    address,
+                    keep: Keep::default(),
+                };
                 serve_http(stream, caller, services, stop).await
             }
             Err(reason) => Err(reason),
@@ -147,12 +188,14 @@ async fn serve_http(
     stop: CancellationToken,
 ) -> Result<(), &'static str> {
     let address = caller.address;
-    // A caller without a certificate wants one, which takes a moment; it must not keep a place for ever.
+    // A caller without a certificate wants one, which takes a moment; it must not keep a place for ever, unless it reads the
+    // mesh by a token.
     let age_max = if caller.peer.is_some() {
         Duration::MAX
     } else {
         ANONYMOUS_AGE_MAX
     };
+    let keep = caller.keep.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         route(services.clone(), caller.clone(), request)
     });
@@ -168,7 +211,7 @@ async fn serve_http(
     let ended = tokio::select! { // Cancel-safe: the connection is polled on below.
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => None,
-        () = sleep(age_max) => None,
+        () = keep.until_unused(age_max) => None,
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -293,3 +336,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,11 @@ struct State {
     fault: Option<String>,
 }
 
-type Hashes = BTreeMap<String, [u8; 32]>;
+/// What is kept of a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenHash([u8; 32]);
+
+type Hashes = BTreeMap<String, TokenHash>;
 type Signature = (u64, u64, Option<SystemTime>);
 
 /// Why the file cannot be used.
@@ -79,6 +83,11 @@ impl NodeTokens {
     ///
     /// Every stored hash is compared, each in constant time, so that the time tells nothing about the tokens.
     pub async fn node_of(&self, token: &[u8]) -> Option<String> {
+        self.node_of_hash(&TokenHash::of(token)).await
+    }
+
+    /// The same for a token that was presented earlier.
+    pub async fn node_of_hash(&self, given: &TokenHash) -> Option<String> {
         self.reload().await;
         let hashes = Arc::clone(
             &self
@@ -87,10 +96,9 @@ impl NodeTokens {
                 .unwrap_or_else(PoisonError::into_inner)
                 .hashes,
         );
-        let given: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
         for (node, hash) in hashes.iter() {
-            if equal_in_constant_time(hash, &given) {
+            if equal_in_constant_time(&hash.0, &given.0) {
                 found = Some(node.clone());
             }
         }
@@ -139,6 +147,25 @@ impl NodeTokens {
     }
 }
 
+impl TokenHash {
+    /// The hash of this token.
+    pub fn of(token: &[u8]) -> Self {
+        TokenHash(Sha256::digest(token).into())
+    }
+}
+
+impl std::fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenHash(..)")
+    }
+}
+
+/// The token in the value of an `authorization` header, if it is one of a bearer.
+pub fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+    let token = value.strip_prefix(b"Bearer ")?.trim_ascii();
+    (!token.is_empty() && token.len() <= TOKEN_LEN_MAX).then_some(token)
+}
+
 async fn read(path: &Path) -> Result<Hashes, ReadTokensError> {
     let failed = |source| ReadTokensError::Read {
         path: path.to_path_buf(),
@@ -171,7 +198,7 @@ async fn read(path: &Path) -> Result<Hashes, ReadTokensError> {
     texts.into_iter().map(hash).collect()
 }
 
-fn parse_hash(text: &str) -> Option<[u8; 32]> {
+fn parse_hash(text: &str) -> Option<TokenHash> {
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
@@ -179,7 +206,7 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
     for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
-    Some(hash)
+    Some(TokenHash(hash))
 }
 
 /// Looks at every byte whatever the first ones are.
@@ -190,6 +217,7 @@ fn equal_in_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
 
 /// A hundred bytes for each of 40,000 nodes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+const TOKEN_LEN_MAX: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -7,11 +7,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval_at},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tulle_wire::{
@@ -19,7 +23,10 @@ use tulle_wire::{
     xds::{ControlPlane, DeltaDiscoveryRequest, Node},
 };
 
-use super::subscription::{Subscription, Update};
+use super::{
+    reader::Credential,
+    subscription::{Subscription, Update},
+};
 use crate::{
     management::{NodeBoard, StreamLine},
     metrics::Metrics,
@@ -57,6 +64,8 @@ pub(super) struct StreamContext {
     pub(super) identifier: Arc<str>,
     pub(super) nodes: Arc<NodeBoard>,
     pub(super) address: Option<SocketAddr>,
+    /// What the client must go on to hold, if it came with no certificate.
+    pub(super) credential: Option<Credential>,
 }
 
 /// Serves one stream to its end; errors go to the client as the stream's status.
@@ -126,10 +135,18 @@ impl Session {
             ready = snapshots.wait_for(|s| s.ready) => drop(ready.map_err(|_| going_away())?),
             () = stop.cancelled() => return Err(going_away()),
         }
+        // Before the first answer, and then again and again.
+        self.check_credential().await?;
+        let mut checks = interval_at(
+            Instant::now() + CREDENTIAL_CHECK_INTERVAL,
+            CREDENTIAL_CHECK_INTERVAL,
+        );
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let quiet = self.outbox.is_empty();
             tokio::select! { // All arms are cancel-safe: a request, a permit or a change is taken whole or not at all.
                 () = stop.cancelled() => return Err(going_away()),
+                _ = checks.tick(), if self.context.credential.is_some() => self.check_credential().await?,
                 permit = responses.reserve(), if !quiet => {
                     let permit = permit.map_err(|_| Status::cancelled("the client is gone"))?;
                     if let Some(response) = self.next_response() {
@@ -153,6 +170,17 @@ impl Session {
         }
     }
 
+    async fn check_credential(&self) -> Result<(), Status> {
+        let Some(credential) = &self.context.credential else {
+            return Ok(());
+        };
+        let snapshot = Arc::clone(&self.context.snapshots.borrow());
+        credential.check(&snapshot).await.map_err(|error| {
+            self.context.metrics.count_refused_stream(error.reason());
+            error.into_status()
+        })
+    }
+
     fn handle_request(
         &mut self,
         request: &DeltaDiscoveryRequest,
@@ -163,7 +191,14 @@ impl Session {
             self.node = Some(node.ok_or_else(|| {
                 Status::invalid_argument("the first request of a stream must carry the node")
             })?);
-            let name = self.node.as_ref().map(node_name).unwrap_or_default();
+            // What a token proves counts for more than what the client says of itself.
+            let proven = self
+                .context
+                .credential
+                .as_ref()
+                .map(|c| c.node().to_owned());
+            let name = proven.or_else(|| self.node.as_ref().map(node_name));
+            let name = name.unwrap_or_default();
             self.line = Some(self.context.nodes.open(&name, self.context.address));
             tracing::info!(client = self.client(), "stream begins");
         }
@@ -326,6 +361,8 @@ const UNKNOWN_TYPES_MAX: usize = 16;
 const TYPE_URL_LEN_MAX: usize = 256;
 const NACK_MESSAGE_LEN_MAX: usize = 1024;
 const NODE_ID_LEN_MAX: usize = 256;
+/// How long a token that is withdrawn may still be read by.
+const CREDENTIAL_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod scale;

@@ -17,7 +17,7 @@ use super::Management;
 use crate::{
     ads::DRAIN_TIMEOUT,
     chain::Chain,
-    server::{Caller, shake_hands},
+    server::{Caller, Keep, shake_hands},
 };
 
 /// Serves until `stop`; the connections themselves are `tasks`.
@@ -51,7 +51,11 @@ pub async fn serve(
         tasks.spawn(async move {
             match shake_hands(stream, address, &tls).await {
                 Ok((stream, peer)) => {
-                    let caller = Caller { peer, address };
+                    let caller = Caller {
+                        peer,
+                        address,
+                        keep: Keep::default(),
+                    };
                     serve_http(stream, caller, management, stop).await;
                 }
                 Err(_) => management.metrics.count_management("handshake"),

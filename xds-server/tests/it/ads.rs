@@ -4,7 +4,9 @@ use tonic::Code;
 use tulle_identity::testing::{Flaw, Forge};
 use tulle_wire::{type_url, xds::DeltaDiscoveryRequest};
 
-use crate::support::{AdsClient, Cluster, endpoints, first_request, pod, service, slice};
+use crate::support::{
+    AdsClient, Cluster, endpoints, first_request, pod, service, slice, token, write_by_rename,
+};
 
 fn deploy(cluster: &Cluster) {
     cluster.apply("service", &service(""));
@@ -84,6 +86,108 @@ async fn strangers_get_nothing() {
         .await;
     assert_eq!(count, 1.0);
 }
+
+/// As a stock ztunnel comes: TLS with the mesh's root, no certificate, a token in each request.
+#[tokio::test]
+async fn token_of_a_node_opens_the_mesh() {
+    let cluster = Cluster::start_alone().await;
+    deploy(&cluster);
+    cluster
+        .wait_status("the pods", |s| s["view"]["addresses"] == 3)
+        .await;
+    let channel = cluster.channel(None).await.unwrap();
+    let mut client = AdsClient::open_with(channel, Some(&token("n2")))
+        .await
+        .unwrap();
+    for url in [type_url::ADDRESS, type_url::AUTHORIZATION] {
+        client.subscribe(url).await;
+        // An answer is due even when there is nothing: until it has one of each type a ztunnel is not ready.
+        while client.next().await.unwrap().type_url != url {}
+    }
+    assert_eq!(client.directory.workloads().count(), 2);
+    // It goes on, and a change arrives.
+    cluster.apply("pod-late", &pod("late", "n1", "10.1.1.77", "late"));
+    client
+        .wait("the pod", |d| {
+            d.workload_at("10.1.1.77".parse().unwrap()).is_some()
+        })
+        .await;
+    let refused = cluster.metric(REFUSED_UNKNOWN_TOKEN).await;
+    assert_eq!(refused, 0.0);
+}
+
+#[tokio::test]
+async fn bad_tokens_open_nothing() {
+    let cluster = Cluster::start_alone().await;
+    let channel = cluster.channel(None).await.unwrap();
+    for (given, words, metric) in [
+        (None, "a node's token", REFUSED_NO_CREDENTIAL),
+        (Some(""), "a node's token", REFUSED_NO_CREDENTIAL),
+        (
+            Some("guess"),
+            "the token is no node's",
+            REFUSED_UNKNOWN_TOKEN,
+        ),
+    ] {
+        let before = cluster.metric(metric).await;
+        let opened = AdsClient::open_with(channel.clone(), given).await;
+        let refused = opened.err().unwrap();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains(words), "{}", refused.message());
+        assert_eq!(cluster.metric(metric).await, before + 1.0);
+    }
+    // A node that has a token and no object is told once the server knows the nodes.
+    // The stream may have begun by then or not; it brings nothing.
+    let refused = match AdsClient::open_with(channel, Some(&token("ghost"))).await {
+        Ok(mut client) => client.next().await.unwrap_err(),
+        Err(refused) => refused,
+    };
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(
+        refused.message().contains("\"ghost\" does not exist"),
+        "{}",
+        refused.message()
+    );
+    // A token adds nothing to a certificate that is not enough.
+    let id = format!("spiffe://{}/ns/shop/sa/web", cluster.trust_domain());
+    deploy(&cluster);
+    cluster
+        .wait_status("the pods", |s| s["view"]["addresses"] == 3)
+        .await;
+    let svid = cluster.svid("n1", Some(&id)).await;
+    let channel = cluster.channel(Some(&svid)).await.unwrap();
+    let opened = AdsClient::open_with(channel, Some(&token("n1"))).await;
+    assert!(opened.err().unwrap().message().contains("/ns/shop/sa/web"));
+}
+
+/// A token that has expired is one that its issuer has taken out of the file.
+#[tokio::test]
+async fn withdrawn_token_ends_its_stream() {
+    let cluster = Cluster::start_alone().await;
+    let channel = cluster.channel(None).await.unwrap();
+    let mut client = AdsClient::open_with(channel.clone(), Some(&token("n1")))
+        .await
+        .unwrap();
+    client.subscribe(type_url::ADDRESS).await;
+    client.next().await.unwrap();
+    let tokens = cluster.path("tokens.json");
+    let text = std::fs::read_to_string(&tokens).unwrap();
+    write_by_rename(&tokens, &text.replace("\"n1\"", "\"n3\""));
+    let refused = client.next().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(
+        refused.message().contains("or no longer"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(cluster.metric(REFUSED_UNKNOWN_TOKEN).await, 1.0);
+    // Nobody else is touched by it.
+    let other = AdsClient::open_with(channel, Some(&token("n2"))).await;
+    other.unwrap();
+}
+
+const REFUSED_UNKNOWN_TOKEN: &str = "tulle_xds_refused_streams_total{reason=\"unknown_token\"}";
+const REFUSED_NO_CREDENTIAL: &str = "tulle_xds_refused_streams_total{reason=\"no_credential\"}";
 
 #[tokio::test]
 async fn bad_certificates_do_not_pass_the_handshake() {

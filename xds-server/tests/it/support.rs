@@ -297,13 +297,22 @@ pub(crate) struct AdsClient {
 
 impl AdsClient {
     pub(crate) async fn open(channel: Channel) -> Result<Self, Status> {
+        Self::open_with(channel, None).await
+    }
+
+    /// Presents a token as well.
+    pub(crate) async fn open_with(channel: Channel, token: Option<&str>) -> Result<Self, Status> {
         let mut grpc = Grpc::new(channel).max_decoding_message_size(200 << 20);
         grpc.ready()
             .await
             .map_err(|e| Status::unavailable(e.to_string()))?;
         let (requests, receiver) = mpsc::channel(64);
         let path = PathAndQuery::from_static(grpc_path::DELTA_AGGREGATED_RESOURCES);
-        let stream = Request::new(ReceiverStream::new(receiver));
+        let mut stream = Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            stream.metadata_mut().insert("authorization", value);
+        }
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let responses = grpc.streaming(stream, path, codec).await?.into_inner();
         Ok(AdsClient {

@@ -43,6 +43,7 @@ impl Nodes {
                 identifier: Arc::from("test"),
                 nodes: Arc::default(),
                 address: None,
+                credential: None,
             };
             tokio::spawn(drive(
                 context,

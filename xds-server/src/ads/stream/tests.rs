@@ -35,6 +35,7 @@ impl Client {
             identifier: Arc::from("test"),
             nodes: Arc::default(),
             address: None,
+            credential: None,
         };
         tokio::spawn(drive(
             context,
