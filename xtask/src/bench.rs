@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Compare a few ratios and counts with `tests/bench/baseline.json`, and fail when one is worse
     #[arg(long, conflicts_with_all = ["filter", "quick"])]
     gate: bool,
+    /// Measure a ztunnel beside the node proxy, fed by our xds-server and authority (needs `nft`)
+    #[arg(long, value_name = "ztunnel=PATH", conflicts_with_all = ["gate", "scale"])]
+    peer: Option<String>,
     /// Write all figures into this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -77,13 +80,25 @@ fn arguments(workspace: &Workspace, options: &Options) -> Result<Run> {
         // The program runs in the repository's folder, and the user may be elsewhere.
         run = run.arg("--json").arg(path::absolute(file)?);
     }
+    if let Some(peer) = &options.peer {
+        run = run.arg("--peer").arg(absolute_peer(peer)?);
+    }
     if options.gate {
         run = run.arg("--gate").arg(workspace.root().join(BASELINE));
-    } else if !options.quick && options.filter.is_empty() {
+    } else if !options.quick && options.filter.is_empty() && options.peer.is_none() {
         // Only a whole run may speak for the project.
         run = run.arg("--readme").arg(workspace.root().join("README.md"));
     }
     Ok(run.args(&options.arguments))
+}
+
+/// The program runs in the repository's folder, and the user may be elsewhere.
+fn absolute_peer(peer: &str) -> Result<String> {
+    match peer.split_once('=') {
+        Some((kind, file)) => Ok(format!("{kind}={}", path::absolute(file)?.display())),
+        // The program says what is wrong with it.
+        None => Ok(peer.to_owned()),
+    }
 }
 
 fn run_scale(workspace: &Workspace, options: &Options) -> Result<()> {

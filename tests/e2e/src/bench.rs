@@ -10,6 +10,7 @@ mod gate;
 mod machine;
 mod part;
 mod parts;
+mod peer;
 mod place;
 mod proxy;
 mod readme;
@@ -31,6 +32,7 @@ use anyhow::{Result, ensure};
 pub use self::{
     chart::write_charts,
     gate::{Baseline, Verdict},
+    peer::Peer,
     readme::write_table,
     report::Report,
 };
@@ -63,6 +65,8 @@ pub struct Settings {
     pub binaries: PathBuf,
     /// Only what the gate looks at.
     pub gate: bool,
+    /// What else takes the node proxy's place.
+    pub peer: Option<Peer>,
 }
 
 /// What carries a load.
@@ -72,6 +76,8 @@ enum Mode {
     Direct,
     /// The mesh.
     Tulle,
+    /// The mesh's control plane, with a ztunnel on each node.
+    Ztunnel,
 }
 
 /// Something that was to be measured and could not be.
@@ -81,6 +87,15 @@ struct Failure {
     path: Path,
     mode: Mode,
     reason: String,
+}
+
+/// What the peer is not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LeftOut {
+    part: &'static str,
+    /// Everywhere, if none is named.
+    path: Option<Path>,
+    reason: &'static str,
 }
 
 /// The names of all parts, for `--filter`.
@@ -101,16 +116,19 @@ pub fn run(settings: &Settings, say: &mut dyn FnMut(&str)) -> Result<Report> {
     let begun = Instant::now();
     let machine = Machine::look()?;
     say(&format!("machine: {machine}"));
+    let modes = [Mode::Direct, Mode::Tulle, Mode::Ztunnel];
+    let modes = modes
+        .into_iter()
+        .filter(|mode| *mode != Mode::Ztunnel || settings.peer.is_some());
+    let stages = modes.map(|mode| Stage::up(mode, settings));
     let mut run = Run {
         settings,
-        stages: vec![
-            Stage::up(Mode::Direct, settings)?,
-            Stage::up(Mode::Tulle, settings)?,
-        ],
+        stages: stages.collect::<Result<_>>()?,
         begun,
         samples: Samples::default(),
         failures: Vec::new(),
         cut: Vec::new(),
+        left_out: Vec::new(),
     };
     let elapsed = begun.elapsed().as_secs_f64();
     say(&format!("the rigs stand after {elapsed:.0} s"));
@@ -122,6 +140,7 @@ pub fn run(settings: &Settings, say: &mut dyn FnMut(&str)) -> Result<Report> {
         samples: run.samples,
         failures: run.failures,
         cut: run.cut,
+        left_out: run.left_out,
     })
 }
 
@@ -134,6 +153,7 @@ struct Run<'a> {
     failures: Vec<Failure>,
     /// The parts that got fewer rounds than wanted for want of time.
     cut: Vec<&'static str>,
+    left_out: Vec<LeftOut>,
 }
 
 impl Run<'_> {
@@ -178,6 +198,12 @@ impl Run<'_> {
                 if has_failed || (part.needs_proxy() && mode == Mode::Direct) {
                     continue;
                 }
+                if let Some(left_out) = left_out(part, *path, mode) {
+                    if !self.left_out.contains(&left_out) {
+                        self.left_out.push(left_out);
+                    }
+                    continue;
+                }
                 let place = Place::new(self.settings, stage, *path);
                 match part.measure(&place) {
                     Ok(seen) => self.samples.extend(part.name(), *path, mode, seen),
@@ -214,11 +240,35 @@ impl Run<'_> {
     }
 }
 
+/// What a peer cannot be asked is told, and is no failure: it would not be a question about the same thing.
+fn left_out(part: &dyn Part, path: Path, mode: Mode) -> Option<LeftOut> {
+    if mode != Mode::Ztunnel {
+        return None;
+    }
+    let (path, reason) = match part.not_for_peer() {
+        Some(reason) => (None, reason),
+        None if path == Path::TwoClusters => (Some(path), peer::ONE_TRUST_DOMAIN),
+        None => return None,
+    };
+    let part = part.name();
+    Some(LeftOut { part, path, reason })
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.path {
+            Some(path) => write!(f, "{}, {path}: {}", self.part, self.reason),
+            None => write!(f, "{}: {}", self.part, self.reason),
+        }
+    }
+}
+
 impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Mode::Direct => "direct",
             Mode::Tulle => "Tulle",
+            Mode::Ztunnel => "ztunnel",
         })
     }
 }

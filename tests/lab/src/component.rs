@@ -139,8 +139,11 @@ impl Component {
             components.push(Component::Etcd(cluster.clone()));
         }
         components.push(Component::XdsServer(cluster.clone()));
-        let nodes = cluster.nodes.iter();
-        components.extend(nodes.map(|node| Component::NodeProxy(cluster.clone(), node.clone())));
+        if config.mesh == Mesh::Tulle {
+            let nodes = cluster.nodes.iter();
+            let proxy = |node: &NodeConfig| Component::NodeProxy(cluster.clone(), node.clone());
+            components.extend(nodes.map(proxy));
+        }
         components
     }
 
@@ -372,6 +375,13 @@ pub(crate) fn management_url(cluster: &ClusterConfig) -> String {
     format!("https://{}:{MANAGEMENT_PORT}", cluster.control_plane())
 }
 
+/// Where a cluster's xds-server serves proxies.
+pub(crate) fn xds_url(cluster: &ClusterConfig) -> String {
+    format!("https://{}:{XDS_PORT}", cluster.control_plane())
+}
+
+/// The port on which an xds-server serves proxies.
+const XDS_PORT: u16 = 15012;
 /// The port of a cluster's management API.
 const MANAGEMENT_PORT: u16 = 15013;
 /// The port of a cluster's etcd.

@@ -53,6 +53,8 @@ pub struct LabConfig {
 pub enum Mesh {
     /// Every node runs a node proxy, every cluster an xds-server.
     Tulle,
+    /// Every cluster runs an xds-server; the nodes wait for proxies that somebody else starts.
+    ControlPlane,
     /// Plain routing: no service addresses, no names.
     None,
 }

@@ -1,5 +1,6 @@
 //! The lab as a library: one value that stands for a rig, with a method for each command.
 
+mod foreign;
 mod management;
 mod objects;
 mod pods;
@@ -7,7 +8,11 @@ mod rig;
 
 use std::path::PathBuf;
 
-pub use self::{management::ManagementAccess, objects::Edited};
+pub use self::{
+    foreign::{ForeignProxy, NodeAccess},
+    management::ManagementAccess,
+    objects::Edited,
+};
 use crate::{
     component::Programs,
     config::{ClusterConfig, LabConfig},

@@ -51,7 +51,7 @@ pub use self::{
     exec::{ExecError, ExecRequest},
     get::{ALL_NAMESPACES, OutputFormat},
     kind::Kind,
-    lab::{DownGuard, Edited, Lab, ManagementAccess, UpOptions},
+    lab::{DownGuard, Edited, ForeignProxy, Lab, ManagementAccess, NodeAccess, UpOptions},
     launch::LaunchError,
     manifest::{ManifestFault, ManifestText, ReadManifestError},
     netns::NamespaceError,

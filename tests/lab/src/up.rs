@@ -130,8 +130,7 @@ pub(crate) fn up(
     });
     outcomes.into_iter().collect::<Result<(), UpError>>()?;
     Component::Supervisor.start(places, config, programs)?;
-    if config.connect == Connect::Auto && config.mesh == Mesh::Tulle && config.store == Store::Etcd
-    {
+    if config.connect == Connect::Auto && config.mesh != Mesh::None && config.store == Store::Etcd {
         connect::connect_all(places, config)?;
     }
     Ok(())
@@ -163,7 +162,7 @@ fn check_machine(config: &LabConfig, programs: &Programs) -> Result<(), UpError>
         ("nginx", "nginx-light"),
         ("curl", "curl"),
     ];
-    if config.mesh == Mesh::Tulle {
+    if config.mesh != Mesh::None {
         if config.store == Store::Etcd {
             needed.extend([
                 ("etcd", "etcd-server"),
@@ -172,6 +171,8 @@ fn check_machine(config: &LabConfig, programs: &Programs) -> Result<(), UpError>
             ]);
         }
         programs.path("xds-server")?;
+    }
+    if config.mesh == Mesh::Tulle {
         programs.path("node-proxy")?;
     }
     for (program, package) in needed {
@@ -233,7 +234,7 @@ fn remember_mounts(places: &Places, config: &LabConfig) -> Result<(), UpError> {
         // `ip netns add` is going to make it a mount of its own.
         note(MADE_NAMESPACES_MOUNT)?;
     }
-    if config.mesh == Mesh::None {
+    if config.mesh != Mesh::Tulle {
         return Ok(());
     }
     if !is_mounted(names::BPFFS) {

@@ -31,6 +31,11 @@ pub(super) trait Part {
         false
     }
 
+    /// Why it is no question about what else may take the node proxy's place, if it is none.
+    fn not_for_peer(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Asks once.
     ///
     /// # Errors

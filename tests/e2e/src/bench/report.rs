@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    Failure, Mode, Settings,
+    Failure, LeftOut, Mode, Settings,
     figure::Unit,
     machine::Machine,
     samples::{Samples, Series, Spread},
@@ -20,6 +20,7 @@ pub struct Report {
     pub(super) samples: Samples,
     pub(super) failures: Vec<Failure>,
     pub(super) cut: Vec<&'static str>,
+    pub(super) left_out: Vec<LeftOut>,
 }
 
 impl Report {
@@ -39,7 +40,10 @@ impl Report {
 
     /// All of it, every sample included.
     pub fn json(&self) -> Value {
-        let figures: Vec<Value> = self.samples.all().map(series_json).collect();
+        let has_peer = self.settings.peer.is_some();
+        let series = |series| series_json(series, has_peer);
+        let figures: Vec<Value> = self.samples.all().map(series).collect();
+        let left_out: Vec<String> = self.left_out.iter().map(LeftOut::to_string).collect();
         json!({
             "date": self.machine.date,
             "machine": self.machine.json(),
@@ -51,6 +55,7 @@ impl Report {
             "figures": figures,
             "failures": self.failures(),
             "cut_short": self.cut,
+            "not_asked_of_the_peer": left_out,
         })
     }
 
@@ -74,17 +79,28 @@ impl Report {
         for failure in self.failures() {
             text += &format!("\n**{failure}**\n");
         }
-        text += "\n| part | path | figure | direct | Tulle | Tulle ÷ direct |\n|---|---|---|--:|--:|--:|\n";
+        let has_peer = self.settings.peer.is_some();
+        if has_peer {
+            text += PEER_TEXT;
+            if !self.left_out.is_empty() {
+                text += "It is not asked:\n\n";
+            }
+            for left_out in &self.left_out {
+                text += &format!("- {left_out}\n");
+            }
+            text += "\n";
+        }
+        text += if has_peer { PEER_HEAD } else { HEAD };
         for series in self.samples.all() {
             if series.figure.is_headline || !only_headlines {
-                text += &row(series);
+                text += &row(series, has_peer);
             }
         }
         text
     }
 }
 
-fn series_json(series: &Series) -> Value {
+fn series_json(series: &Series, has_peer: bool) -> Value {
     let side = |mode| {
         let spread = series.spread(mode)?;
         Some(json!({
@@ -94,8 +110,8 @@ fn series_json(series: &Series) -> Value {
             "samples": series.values(mode),
         }))
     };
-    let ratio = series.ratio(Mode::Tulle, Mode::Direct);
-    json!({
+    let ratio = |mode, to| series.ratio(mode, to).map(ratio_json);
+    let mut value = json!({
         "part": series.part,
         "path": series.path.to_string(),
         "figure": series.figure.name,
@@ -104,21 +120,57 @@ fn series_json(series: &Series) -> Value {
         "headline": series.figure.is_headline,
         "direct": side(Mode::Direct),
         "tulle": side(Mode::Tulle),
-        "ratio": ratio.map(|ratio| json!({ "median": ratio.median, "min": ratio.min, "max": ratio.max })),
-    })
+        "ratio": ratio(Mode::Tulle, Mode::Direct),
+    });
+    if let Some(fields) = value.as_object_mut().filter(|_| has_peer) {
+        let added = added_ratio(series).map(ratio_json);
+        fields.insert("ztunnel".to_owned(), json!(side(Mode::Ztunnel)));
+        fields.insert(
+            "ztunnel_ratio".to_owned(),
+            json!(ratio(Mode::Ztunnel, Mode::Direct)),
+        );
+        fields.insert(
+            "ratio_to_ztunnel".to_owned(),
+            json!(ratio(Mode::Tulle, Mode::Ztunnel)),
+        );
+        fields.insert("added_ratio_to_ztunnel".to_owned(), json!(added));
+    }
+    value
 }
 
-fn row(series: &Series) -> String {
+fn ratio_json(ratio: Spread) -> Value {
+    json!({ "median": ratio.median, "min": ratio.min, "max": ratio.max })
+}
+
+/// What Tulle adds to direct TCP per what the peer adds to it; only times have something added.
+fn added_ratio(series: &Series) -> Option<Spread> {
+    match series.figure.unit {
+        Unit::Micros => series.added_ratio(Mode::Tulle, Mode::Ztunnel, Mode::Direct),
+        _ => None,
+    }
+}
+
+fn row(series: &Series, has_peer: bool) -> String {
     let unit = series.figure.unit;
     let cell = |mode| {
         let spread = series.spread(mode);
         spread.map_or_else(|| "–".to_owned(), |spread| show(unit, spread))
     };
-    let ratio = series.ratio(Mode::Tulle, Mode::Direct);
-    let ratio = ratio.map_or_else(|| "–".to_owned(), |ratio| show(Unit::Times, ratio));
+    let times = |ratio: Option<Spread>| {
+        ratio.map_or_else(|| "–".to_owned(), |ratio| show(Unit::Times, ratio))
+    };
+    let ratio = times(series.ratio(Mode::Tulle, Mode::Direct));
     let (direct, tulle) = (cell(Mode::Direct), cell(Mode::Tulle));
     let (part, path, figure) = (series.part, series.path, series.figure.label());
-    format!("| {part} | {path} | {figure} | {direct} | {tulle} | {ratio} |\n")
+    let mut row = format!("| {part} | {path} | {figure} | {direct} | {tulle} | {ratio} |");
+    if has_peer {
+        let (peer, ratio) = (
+            cell(Mode::Ztunnel),
+            times(series.ratio(Mode::Tulle, Mode::Ztunnel)),
+        );
+        row += &format!(" {peer} | {ratio} | {} |", times(added_ratio(series)));
+    }
+    row + "\n"
 }
 
 fn show(unit: Unit, spread: Spread) -> String {
@@ -128,3 +180,10 @@ fn show(unit: Unit, spread: Spread) -> String {
     }
     format!("{median} ({min}–{max})")
 }
+
+const HEAD: &str =
+    "\n| part | path | figure | direct | Tulle | Tulle ÷ direct |\n|---|---|---|--:|--:|--:|\n";
+const PEER_HEAD: &str = "\n| part | path | figure | direct | Tulle | Tulle ÷ direct | ztunnel | Tulle ÷ ztunnel | added: Tulle ÷ ztunnel |\n\
+    |---|---|---|--:|--:|--:|--:|--:|--:|\n";
+const PEER_TEXT: &str = "\nztunnel takes turns with them, in the same lab, with the same control plane and a policy of its own language; `added` compares \
+    what each adds to direct TCP. ";

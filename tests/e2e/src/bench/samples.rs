@@ -94,6 +94,18 @@ impl Series {
         Spread::of(&ratios)
     }
 
+    /// What one mode has more than `base` per what another has more than it, round by round; rounds in which the other has not more do
+    /// not count.
+    pub(super) fn added_ratio(&self, mode: Mode, to: Mode, base: Mode) -> Option<Spread> {
+        let pairs = self.values(mode).iter().zip(self.values(to));
+        let ratios: Vec<f64> = pairs
+            .zip(self.values(base))
+            .filter(|((_, to), base)| to > base)
+            .map(|((value, to), base)| (value - base) / (to - base))
+            .collect();
+        Spread::of(&ratios)
+    }
+
     /// The lowest value of one mode per the lowest of another: of times, what no other work has disturbed.
     pub(super) fn ratio_of_lowest(&self, mode: Mode, to: Mode) -> Option<f64> {
         let (value, to) = (self.spread(mode)?.min, self.spread(to)?.min);

@@ -16,7 +16,8 @@ use tulle_lab::{BUILT_IN, DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions,
 
 use super::{
     Mode, Settings,
-    place::{PATHS, Path},
+    peer::PeerNodes,
+    place::{IN_CLUSTER, PATHS, Path},
     proxy::Proxy,
 };
 use crate::rig::{PROXY_ADMIN_PORT, READY_DEADLINE, http_get, streams, sum_of};
@@ -27,6 +28,8 @@ pub(super) struct Stage {
     pub(super) lab: Lab,
     mode: Mode,
     servers: Vec<SocketAddr>,
+    /// What runs in the node proxies' place.
+    peer: Option<PeerNodes>,
     _down: DownGuard,
 }
 
@@ -39,18 +42,28 @@ impl Stage {
         let down = DownGuard::fresh(rig)?;
         let lab = Lab::up(UpOptions {
             config: Some(config),
+            clusters: mode.clusters(),
             binaries: Some(settings.binaries.clone()),
             ..UpOptions::default()
         })
         .with_context(|| format!("rig {rig} does not come up"))?;
+        let peer = settings
+            .peer
+            .as_ref()
+            .filter(|_| mode == Mode::Ztunnel)
+            .map(|peer| PeerNodes::start(&lab, peer, &IN_CLUSTER.map(Path::node)))
+            .transpose()
+            .with_context(|| format!("rig {rig}"))?;
         let mut stage = Stage {
             lab,
             mode,
             servers: Vec::new(),
+            peer,
             _down: down,
         };
         stage.create_pod(CLIENT_CLUSTER, CLIENT_NODE, CLIENT, &["sleep", "100000"])?;
-        for path in PATHS {
+        for path in mode.paths() {
+            let path = *path;
             let name = server_name(path);
             let load = text(&settings.load)?;
             let listen = format!("0.0.0.0:{PORT}");
@@ -59,13 +72,17 @@ impl Stage {
             let address = stage.address(cluster, &name)?;
             stage.servers.push(SocketAddr::new(address, PORT));
         }
-        if mode != Mode::Direct {
-            for cluster in [CLIENT_CLUSTER, OTHER_CLUSTER] {
-                stage.lab.apply_text(cluster, POLICY)?;
+        match mode {
+            Mode::Direct => {}
+            Mode::Tulle => {
+                for cluster in [CLIENT_CLUSTER, OTHER_CLUSTER] {
+                    stage.lab.apply_text(cluster, POLICY)?;
+                }
             }
+            Mode::Ztunnel => drop(stage.lab.apply_text(CLIENT_CLUSTER, PEER_POLICY)?),
         }
-        for path in PATHS {
-            stage.prove(settings, path)?;
+        for path in mode.paths() {
+            stage.prove(settings, *path)?;
         }
         Ok(stage)
     }
@@ -127,7 +144,10 @@ impl Stage {
     }
 
     fn proxy_process(&self, node: &str) -> Result<i32> {
-        let process = self.lab.process(&format!("{node}/node-proxy"))?;
+        let process = match self.peer {
+            Some(_) => self.lab.foreign_process(node)?,
+            None => self.lab.process(&format!("{node}/node-proxy"))?,
+        };
         process.with_context(|| format!("no proxy runs on {node}"))
     }
 
@@ -148,6 +168,10 @@ impl Stage {
         let mut nodes = vec![CLIENT_NODE, path.node()];
         nodes.dedup();
         for node in nodes {
+            if let Some(peer) = &self.peer {
+                peer.restart(&self.lab, node)?;
+                continue;
+            }
             let component = format!("{node}/node-proxy");
             self.lab.stop(&component)?;
             self.lab.start(&component)?;
@@ -252,6 +276,23 @@ impl Mode {
         match self {
             Mode::Direct => "plain",
             Mode::Tulle => "bench",
+            Mode::Ztunnel => "ztunnel",
+        }
+    }
+
+    /// Where it is asked at all.
+    fn paths(self) -> &'static [Path] {
+        match self {
+            Mode::Direct | Mode::Tulle => &PATHS,
+            Mode::Ztunnel => &IN_CLUSTER,
+        }
+    }
+
+    /// The clusters that it needs; all if none is named.
+    fn clusters(self) -> Vec<String> {
+        match self {
+            Mode::Direct | Mode::Tulle => Vec::new(),
+            Mode::Ztunnel => vec![CLIENT_CLUSTER.to_owned()],
         }
     }
 }
@@ -327,6 +368,7 @@ pub(super) fn config_text(mode: Mode, sockmap: Option<&str>) -> String {
     lines.push(match mode {
         Mode::Direct => "mesh: none".to_owned(),
         Mode::Tulle => "mesh: tulle".to_owned(),
+        Mode::Ztunnel => "mesh: control-plane".to_owned(),
     });
     if let (Mode::Tulle, Some(sockmap)) = (mode, sockmap) {
         lines.push(format!("nodeProxyArguments: [--sockmap, {sockmap:?}]"));
@@ -349,6 +391,10 @@ const POLICY: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetad
     matchExpressions: [{key: name, operator: In, values: [server-0, server-1, server-2]}]\n  ingress:\n  - fromEndpoints:\n    - \
     matchExpressions:\n      - {key: name, operator: In, values: [client, churner]}\n      - \
     {key: io.cilium.k8s.policy.cluster, operator: Exists}\n";
+
+/// The same in the language that a ztunnel is told.
+const PEER_POLICY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bench}\nspec:\n  action: ALLOW\n  \
+    rules:\n  - from:\n    - source:\n        principals: [koornacht.tulle/ns/default/sa/default]\n";
 
 pub(super) const CLIENT_CLUSTER: &str = "koornacht";
 const OTHER_CLUSTER: &str = "tion";

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use tulle_lab::{LabConfig, Mesh};
 
@@ -135,15 +137,44 @@ fn a_baseline_needs_complete_rules() {
 }
 
 #[test]
-fn both_rigs_are_the_built_in_lab_with_more_room_for_services() {
+fn all_rigs_are_the_built_in_lab_with_more_room_for_services() {
     let parse =
         |mode, sockmap| LabConfig::parse("test", &stage::config_text(mode, sockmap)).unwrap();
     let (direct, mesh) = (parse(Mode::Direct, None), parse(Mode::Tulle, Some("off")));
+    let peer = parse(Mode::Ztunnel, Some("off"));
     assert_eq!((direct.mesh, mesh.mesh), (Mesh::None, Mesh::Tulle));
-    assert_ne!(direct.rig, mesh.rig);
+    assert_eq!(peer.mesh, Mesh::ControlPlane);
+    let rigs = BTreeSet::from([&direct.rig, &mesh.rig, &peer.rig]);
+    assert_eq!(rigs.len(), 3);
     assert_eq!(mesh.node_proxy_arguments, ["--sockmap", "off"]);
+    assert!(peer.node_proxy_arguments.is_empty());
     assert_eq!(direct.clusters, mesh.clusters);
+    assert_eq!(direct.clusters, peer.clusters);
     for cluster in &mesh.clusters {
         assert_eq!(cluster.service_subnet.prefix_len(), 16);
     }
+}
+
+#[test]
+fn what_is_added_is_compared_with_what_the_peer_adds() {
+    let mut samples = Samples::default();
+    let figure = || Figure::new("p50", Unit::Micros);
+    // Direct, Tulle, ztunnel; in the last round the peer was faster than no mesh, which is no measure.
+    for (direct, mesh, peer) in [(10.0, 20.0, 50.0), (10.0, 30.0, 50.0), (10.0, 40.0, 9.0)] {
+        for (mode, value) in [
+            (Mode::Direct, direct),
+            (Mode::Tulle, mesh),
+            (Mode::Ztunnel, peer),
+        ] {
+            samples.extend("p", Path::TwoNodes, mode, [figure().of(value)]);
+        }
+    }
+    let series = samples.find("p", "two nodes", "p50").unwrap();
+    let added = series.added_ratio(Mode::Tulle, Mode::Ztunnel, Mode::Direct);
+    assert_eq!(
+        added.map(|a| (a.median, a.min, a.max)),
+        Some((0.375, 0.25, 0.5))
+    );
+    let none = series.added_ratio(Mode::Tulle, Mode::Direct, Mode::Direct);
+    assert_eq!(none, None);
 }

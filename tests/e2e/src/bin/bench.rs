@@ -4,7 +4,7 @@ use std::{env, fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use tulle_e2e::bench::{self, Baseline, Report, Settings, Verdict};
+use tulle_e2e::bench::{self, Baseline, Peer, Report, Settings, Verdict};
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -26,6 +26,9 @@ struct Arguments {
     /// The node proxies' sockmap mode, if not their default
     #[arg(long, value_parser = ["off", "to-proxy", "full"])]
     sockmap: Option<String>,
+    /// Measure another mesh's node proxy beside ours, by its program; it is fed by our xds-server
+    #[arg(long, value_name = "ztunnel=PATH", conflicts_with = "gate")]
+    peer: Option<Peer>,
     /// Nothing begins later than so many seconds after the start [default: 2400; 75 with --quick]
     #[arg(long)]
     limit: Option<u64>,
@@ -114,5 +117,6 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         limit: Duration::from_secs(limit),
         load,
         binaries,
+        peer: arguments.peer.clone(),
     })
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    Component, ComponentError, ETCD_PORT, MANAGEMENT_PORT, ca_directory, etcd_certificates,
-    etcd_directory, node_tokens_file, operator_tokens_file, remotes_directory, token_file,
+    Component, ComponentError, ETCD_PORT, MANAGEMENT_PORT, XDS_PORT, ca_directory,
+    etcd_certificates, etcd_directory, node_tokens_file, operator_tokens_file, remotes_directory,
+    token_file, xds_url,
 };
 use crate::{
     config::{ClusterConfig, Connect, LabConfig, NodeConfig, Store},
@@ -194,10 +195,7 @@ fn node_proxy(
         .flag("--node", &node.name)
         .flag("--trust-domain", &cluster.trust_domain)
         .path("--pod-dir", &places.pod_files(&cluster.name, &node.name))
-        .flag(
-            "--xds",
-            &format!("https://{}:{XDS_PORT}", cluster.control_plane()),
-        )
+        .flag("--xds", &xds_url(cluster))
         .path(
             "--xds-root",
             &ca_directory(places, &cluster.name).join("root-cert.pem"),
@@ -250,7 +248,6 @@ impl Words {
 
 /// The supervisor as a program of its own, for tests and tools that are not `tulle` themselves.
 const SUPERVISOR: &str = "tulle-lab-supervisor";
-const XDS_PORT: u16 = 15012;
 pub(super) const XDS_ADMIN_PORT: u16 = 15014;
 pub(super) const PROXY_ADMIN_PORT: u16 = 15000;
 pub(super) const ETCD_HEALTH_PORT: u16 = 2381;

@@ -90,12 +90,7 @@ impl Lab {
         node: &str,
         work: impl FnOnce() -> T + Send,
     ) -> Result<T, LabError> {
-        let mut clusters = self.config.clusters.iter();
-        let cluster =
-            clusters.find(|cluster| cluster.nodes.iter().any(|config| config.name == node));
-        let cluster = cluster.ok_or_else(|| LabError::UnknownNode {
-            name: node.to_owned(),
-        })?;
+        let (cluster, _) = self.node(node)?;
         Ok(netns::inside(
             &self.places.node_namespace(&cluster.name, node),
             work,

@@ -285,6 +285,7 @@ impl PodRun {
         text
     }
 
+    /// Whatever the node's proxy is, a pod starts when it has been taken in.
     fn wait_for_capture(&self) -> Result<(), PreparePodError> {
         if self.config.mesh == Mesh::None {
             return Ok(());

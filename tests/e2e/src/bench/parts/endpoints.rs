@@ -44,6 +44,10 @@ impl Part for Endpoints {
         false
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("the endpoints are addresses without pods, which a ztunnel would pass on in plaintext")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let _server = Server::start(place)?;
         let mut samples = Vec::new();

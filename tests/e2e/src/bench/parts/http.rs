@@ -28,6 +28,10 @@ impl Part for Http {
         false
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("the L7 policy asks for what a ztunnel does not read")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
         for (pod, what) in [(PLAIN, "L4 policy"), (READ, "L7 policy")] {

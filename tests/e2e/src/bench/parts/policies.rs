@@ -31,6 +31,10 @@ impl Part for Policies {
         false
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("the policies are Cilium network policies, which a ztunnel is not told")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
         let mut seen = Vec::new();

@@ -34,6 +34,10 @@ impl Part for Services {
         false
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("a ztunnel decides after connect(), so there is nothing to measure in it")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
         let mut seen = Vec::new();
@@ -41,7 +45,7 @@ impl Part for Services {
         for count in COUNTS {
             let server = match place.stage.mode() {
                 Mode::Direct => place.stage.server(place.path)?,
-                Mode::Tulle => {
+                Mode::Tulle | Mode::Ztunnel => {
                     make(place, made, count)?;
                     made = count;
                     target(place)?

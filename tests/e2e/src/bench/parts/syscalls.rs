@@ -56,6 +56,10 @@ impl Part for Allocations {
         true
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("a program without symbols cannot be watched")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let mut tracing = Tracing::begin()?;
         let proxies = place.proxies()?;

@@ -25,10 +25,14 @@ impl Part for Udp {
         &IN_CLUSTER
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("a ztunnel carries no UDP")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let server = match place.stage.mode() {
             Mode::Direct => place.stage.server(place.path)?,
-            Mode::Tulle => service(place)?,
+            Mode::Tulle | Mode::Ztunnel => service(place)?,
         };
         let length = place.settings.length.as_secs_f64().to_string();
         let child = place.stage.start_load(
