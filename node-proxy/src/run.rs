@@ -196,6 +196,7 @@ struct ControlParts {
     health: HealthKeeper,
     reaper: Reaper,
     bundles: BundleKeeper,
+    pods: Published<PodsView>,
 }
 
 impl ControlParts {
@@ -213,7 +214,7 @@ impl ControlParts {
         tasks.spawn(named("the health of endpoints", self.health.run(end())));
         tasks.spawn(named("the reaper of connections", self.reaper.run(end())));
         tasks.spawn(named("the trust bundles", self.bundles.run(end())));
-        tasks.spawn(named("the keeper of the heap", memory::keep(end())));
+        tasks.spawn(named("the keeper of memory", memory::keep(self.pods, end())));
         tasks
     }
 }
@@ -277,6 +278,7 @@ fn wire(
     let (seen, domain) = (directory.clone(), config.trust_domain.clone());
     let bundles = BundleKeeper::new(seen, tls, svids, identity, domain);
     let dns = dns_context(config, &directory, &metrics.dns, &policies.names);
+    let pods_seen = pods_view.subscribe();
     let pods = pod_keeper(config, plane, dns, &metrics, directory, touched, pods_view);
     let control = ControlParts {
         xds,
@@ -286,6 +288,7 @@ fn wire(
         health: keeper,
         reaper,
         bundles,
+        pods: pods_seen,
     };
     Ok(Wired {
         control,
