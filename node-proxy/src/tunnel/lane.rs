@@ -8,7 +8,10 @@
 //!
 //! Nothing here decides who may connect: [`super::pool`] lends lanes, `inbound` judges what they ask for.
 
+mod error;
 mod frame;
+mod inbox;
+mod record;
 mod stream;
 
 use std::{
@@ -23,11 +26,17 @@ use tokio::{
     io::{AsyncRead as _, ReadBuf},
     net::TcpStream,
 };
-use tulle_identity::{Opener, SEAL_LEN, SealError, Sealer, TlsStream};
+use tulle_identity::{Opener, SEAL_LEN, Sealer, TlsStream};
 
+pub(crate) use error::LaneError;
 pub(crate) use frame::{Kind, PREFACE_LEN_MAX, ParsePrefaceError, Preface};
+pub(crate) use inbox::PLAIN_MAX;
+pub(crate) use record::{CONTENT_LEN_MAX, slots};
 pub use stream::LaneStream;
 pub(crate) use stream::{LaneHome, Opened};
+
+use inbox::Inbox;
+use record::{CONTENT_START, FRAME_LEN_MAX, HEADER_LEN, seal};
 
 use super::io::TunnelIo;
 use crate::{
@@ -58,48 +67,6 @@ pub(crate) enum LaneEnd {
     Finished,
     /// Its application reset.
     Reset,
-}
-
-/// Why a lane is of no use any more.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LaneError {
-    #[error("the connection failed")]
-    Io(#[source] io::Error),
-    #[error("the peer closed the connection")]
-    Closed,
-    #[error("a record does not open")]
-    Seal(#[from] SealError),
-    #[error("a record of {0} bytes, expected 17 to 16382")]
-    Length(usize),
-    #[error("a frame of the unknown kind {0}")]
-    UnknownKind(u8),
-    #[error("a frame of the kind {0:?} out of its turn")]
-    Unexpected(Kind),
-    #[error("the preface is refused")]
-    Preface(#[from] ParsePrefaceError),
-    #[error("the session {found}, expected {expected}")]
-    Session { found: u32, expected: u32 },
-}
-
-impl LaneError {
-    /// The peer sent what no honest peer sends.
-    pub(crate) fn is_broken(&self) -> bool {
-        !matches!(self, LaneError::Io(_) | LaneError::Closed)
-    }
-}
-
-/// What was read and not given away yet. The buffer is held only while there is something in it.
-#[derive(Debug, Default)]
-struct Inbox {
-    buffer: Option<PooledBuffer>,
-    class: BufferClass,
-    /// The records that were not opened yet.
-    start: usize,
-    end: usize,
-    /// Opened bytes of the application, in order.
-    plain: [Range<usize>; PLAIN_MAX],
-    plain_first: usize,
-    plain_len: usize,
 }
 
 /// Sealed records that the socket has not taken.
@@ -466,95 +433,10 @@ impl Control {
     }
 }
 
-impl Inbox {
-    fn bytes(&self, range: Range<usize>) -> &[u8] {
-        let buffer = self.buffer.as_ref();
-        buffer.and_then(|b| b.get(range)).unwrap_or_default()
-    }
-
-    fn push(&mut self, content: Range<usize>) {
-        if let Some(slot) = self.plain.get_mut(self.plain_first + self.plain_len)
-            && !content.is_empty()
-        {
-            *slot = content;
-            self.plain_len += 1;
-        }
-    }
-
-    /// Gives the buffer back if nothing is in it.
-    fn release(&mut self) {
-        if self.start == self.end && self.plain_len == 0 {
-            self.buffer = None;
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// Moves the beginning of a record to the front, into a buffer of the present class.
-    fn make_room(&mut self, buffers: &Arc<BufferPool>) {
-        let rest = self.start..self.end;
-        let len = rest.len();
-        match &mut self.buffer {
-            Some(buffer) if buffer.len() >= self.class.size() => buffer.copy_within(rest, 0),
-            held => {
-                let mut buffer = buffers.take(self.class);
-                let old = held.as_ref().and_then(|b| b.get(rest));
-                if let (Some(to), Some(from)) = (buffer.get_mut(..len), old) {
-                    to.copy_from_slice(from);
-                }
-                *held = Some(buffer);
-            }
-        }
-        (self.start, self.end) = (0, len);
-    }
-
-    /// A full read announces a stream; a short one its end.
-    fn adapt(&mut self, len: usize, wanted: usize) {
-        if len == wanted {
-            self.class = BufferClass::Large;
-        } else if self.end < BufferClass::Small.size() / 2 {
-            self.class = BufferClass::Small;
-        }
-    }
-}
-
 impl Outbox {
     fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
-}
-
-/// The places in a buffer where the contents of frames belong, in order.
-pub(crate) fn slots(buffer: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
-    buffer
-        .chunks_exact_mut(FRAME_LEN_MAX)
-        .filter_map(|frame| frame.get_mut(CONTENT_START..CONTENT_START + CONTENT_LEN_MAX))
-}
-
-/// Seals the content that lies in its place in `frame`; says how long the frame is.
-fn seal(
-    sealer: &mut Sealer,
-    frame: &mut [u8],
-    kind: Kind,
-    content_len: usize,
-) -> Result<usize, LaneError> {
-    let sealed_len = 1 + content_len + SEAL_LEN;
-    let too_long = || LaneError::Length(sealed_len);
-    let header = u16::try_from(sealed_len)
-        .map_err(|_| too_long())?
-        .to_be_bytes();
-    let (head, rest) = frame
-        .split_first_chunk_mut::<HEADER_LEN>()
-        .ok_or_else(too_long)?;
-    *head = header;
-    let (content, tag) = rest
-        .split_at_mut_checked(1 + content_len)
-        .ok_or_else(too_long)?;
-    if let Some(first) = content.first_mut() {
-        *first = kind as u8;
-    }
-    let seal = sealer.seal(&header, content)?;
-    *tag.first_chunk_mut().ok_or_else(too_long)? = seal;
-    Ok(HEADER_LEN + sealed_len)
 }
 
 fn session_of(bytes: &[u8]) -> Option<u32> {
@@ -567,13 +449,3 @@ fn retries(error: &io::Error) -> bool {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
 }
-
-/// The length of what is sealed, in two bytes.
-const HEADER_LEN: usize = 2;
-/// A frame with its header and seal: a small buffer holds one, a large buffer eight, without a gap.
-const FRAME_LEN_MAX: usize = BufferClass::Small.size();
-const CONTENT_START: usize = HEADER_LEN + 1;
-/// What one frame carries.
-pub(crate) const CONTENT_LEN_MAX: usize = FRAME_LEN_MAX - CONTENT_START - SEAL_LEN;
-/// Pieces that are opened before the application takes them; a large buffer of full frames has eight or nine.
-pub(crate) const PLAIN_MAX: usize = 16;
