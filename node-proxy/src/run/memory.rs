@@ -7,15 +7,15 @@
 #[cfg(target_env = "gnu")]
 mod code;
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{pods::PodsView, published::Published};
 
-/// Gives memory back as long as the process lives: soon after pods came or went, and now and then after whatever else needed it
-/// once (a large update, a burst of connections).
+/// Gives memory back as long as the process lives: soon after pods came or went, soon after the process has grown (a large update,
+/// a burst of connections), and now and then after what has ended.
 pub(super) async fn keep(pods: Published<PodsView>, stop: CancellationToken) {
     // Cancel-safe: nothing is lost by not giving back any more.
     stop.run_until_cancelled(keep_always(pods)).await;
@@ -23,24 +23,69 @@ pub(super) async fn keep(pods: Published<PodsView>, stop: CancellationToken) {
 
 async fn keep_always(mut pods: Published<PodsView>) {
     let mut seen = pods.snapshot();
+    let mut growth = Growth::default();
     let mut has_started = false;
     loop {
         let differs = |next: &PodsView| next.settled() && *next != *seen;
         // Both arms are cancel-safe.
-        tokio::select! {
+        let is_due = tokio::select! {
             next = pods.wait_for(differs) => match next {
-                Ok(next) => seen = next,
+                Ok(next) => {
+                    seen = next;
+                    sleep(SETTLING).await;
+                    true
+                }
                 Err(_) => return,
             },
-            () = sleep(LOOKS) => {}
+            () = sleep(LOOKS) => growth.is_due(resident_len()),
+        };
+        if is_due {
+            give_back();
+            growth.note_given(resident_len());
         }
-        sleep(SETTLING).await;
-        give_back();
-        if !has_started && seen.settled() {
+        if is_due && !has_started && seen.settled() {
             has_started = true;
             forget_code();
         }
     }
+}
+
+/// When to give back without being told.
+#[derive(Debug, Default)]
+struct Growth {
+    /// How large the process was when it had just given back.
+    given: usize,
+    /// How large it was at the last look.
+    last: usize,
+    /// Looks since it gave back.
+    looks: u32,
+}
+
+impl Growth {
+    /// Whether the process, now of that size, has grown and stopped growing, or has not given back for long.
+    fn is_due(&mut self, len: usize) -> bool {
+        self.looks += 1;
+        let grows = len > self.last.saturating_add(GROWTH_LEN / 2);
+        self.last = len;
+        let has_grown = len >= self.given.saturating_add(GROWTH_LEN);
+        (has_grown && !grows) || self.looks >= LOOKS_MAX
+    }
+
+    fn note_given(&mut self, len: usize) {
+        *self = Growth {
+            given: len,
+            last: len,
+            looks: 0,
+        };
+    }
+}
+
+/// How much of the process is in memory; 0 if the kernel does not say.
+fn resident_len() -> usize {
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
+    // Only compared with itself, so that the true size of a page does not matter.
+    pages.unwrap_or(0).saturating_mul(4096)
 }
 
 /// Gives memory that is free back to the kernel.
@@ -68,14 +113,35 @@ fn trim() {
 
 /// After a change of the pods: others often follow it, and connections begin.
 const SETTLING: Duration = Duration::from_secs(2);
-/// Rarely: a look takes the allocator's locks for a moment.
-const LOOKS: Duration = Duration::from_mins(1);
+/// A look costs a few microseconds.
+const LOOKS: Duration = Duration::from_secs(5);
+/// Once a minute at least, and rarely more often: giving back takes the allocator's locks for a moment.
+const LOOKS_MAX: u32 = 12;
+/// What is worth those locks.
+const GROWTH_LEN: usize = 8 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{forget_code, give_back};
+    use super::{GROWTH_LEN, Growth, LOOKS_MAX, forget_code, give_back};
+
+    #[test]
+    fn memory_is_given_back_once_growth_ends_or_time_has_passed() {
+        let mut growth = Growth::default();
+        growth.note_given(GROWTH_LEN);
+        assert!(!growth.is_due(GROWTH_LEN));
+        // While it grows, what is freed is soon used again.
+        assert!(!growth.is_due(3 * GROWTH_LEN));
+        assert!(!growth.is_due(4 * GROWTH_LEN));
+        assert!(growth.is_due(4 * GROWTH_LEN));
+        growth.note_given(3 * GROWTH_LEN);
+        // Whatever it has grown by is in use.
+        for look in 1..LOOKS_MAX {
+            assert!(!growth.is_due(3 * GROWTH_LEN), "look {look}");
+        }
+        assert!(growth.is_due(3 * GROWTH_LEN));
+    }
 
     fn resident_kib(what: &str) -> usize {
         let status = fs::read_to_string("/proc/self/status").unwrap();
