@@ -1,13 +1,18 @@
 //! The view and what the protocol remembers of it: pure, no I/O, no clock.
 
+mod version;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::{HashMap, OrdMap};
 use serde::Serialize;
-use tulle_model::{Change, Directory, NamespacedName, RulesKey, TrustDomain, WorkloadUid};
+use tulle_model::{
+    Change, ClusterName, Directory, NamespacedName, RulesKey, SmallMap, Text, TrustDomain,
+    Workload, WorkloadUid,
+};
 use tulle_wire::{
     DecodeResourceError, DecodedAddress, decode_address, decode_authorization, decode_bundle,
     decode_rules, type_url,
@@ -15,6 +20,7 @@ use tulle_wire::{
 };
 
 use crate::kernel_sync::Touched;
+use version::Version;
 
 /// The types that are subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -72,8 +78,10 @@ impl ResourceKind {
 #[derive(Debug, Clone, Default)]
 pub struct View {
     directory: Directory,
-    versions: OrdMap<(ResourceKind, Arc<str>), Arc<str>>,
+    versions: OrdMap<(ResourceKind, Arc<str>), Version>,
     counts: BTreeMap<ResourceKind, usize>,
+    /// What the last workload of each namespace said of it; each says it anew, and all shall share one copy.
+    namespaces: HashMap<(ClusterName, Text), Arc<SmallMap<Text, Text>>>,
 }
 
 /// What a response did.
@@ -128,13 +136,16 @@ impl View {
         self.versions
             .range(start..)
             .take_while(move |((of, _), _)| *of == kind)
-            .map(|((_, name), version)| (&**name, &**version))
+            .map(|((_, name), version)| (&**name, version.as_str()))
     }
 
     /// The same view with versions that no server knows, so that everything is sent again (and what is gone is removed).
     pub(crate) fn without_versions(mut self) -> Self {
         let keys: Vec<_> = self.versions.keys().cloned().collect();
-        self.versions = keys.into_iter().map(|key| (key, Arc::from(""))).collect();
+        self.versions = keys
+            .into_iter()
+            .map(|key| (key, Version::from("")))
+            .collect();
         self
     }
 
@@ -191,7 +202,7 @@ impl View {
                 found: shorten(&body.type_url),
             });
         }
-        let (change, own_name) = decode(kind, &body.value)?;
+        let (mut change, own_name) = decode(kind, &body.value)?;
         if *own_name != *resource.name {
             return Err(RefuseResourceError::OtherName {
                 found: shorten(&own_name),
@@ -202,15 +213,36 @@ impl View {
         if self.versions.len() >= RESOURCES_MAX && !self.versions.contains_key(&key) {
             return Err(RefuseResourceError::TooMany);
         }
+        if let Change::Workload(workload) = &mut change
+            && let Some(workload) = Arc::get_mut(workload)
+        {
+            self.share_namespace(workload);
+        }
         touched.note(&self.directory, &change);
         self.directory.apply(change);
         let old = self
             .versions
-            .insert(key, Arc::from(resource.version.as_str()));
+            .insert(key, Version::from(resource.version.as_str()));
         if old.is_none() {
             *self.counts.entry(kind).or_default() += 1;
         }
         Ok(())
+    }
+
+    /// Exchanges the labels of a workload's namespace for the copy that others have.
+    fn share_namespace(&mut self, workload: &mut Workload) {
+        let key = (workload.cluster.clone(), workload.namespace.clone());
+        let labels = &mut workload.namespace_labels;
+        match self.namespaces.get(&key) {
+            Some(held) if *held == *labels => *labels = Arc::clone(held),
+            _ => {
+                // Namespaces that are gone go with the others; whoever comes next begins anew.
+                if self.namespaces.len() >= NAMESPACES_MAX {
+                    self.namespaces.clear();
+                }
+                self.namespaces.insert(key, Arc::clone(labels));
+            }
+        }
     }
 
     fn remove(&mut self, kind: ResourceKind, name: &str, touched: &mut Touched) -> bool {
@@ -326,6 +358,8 @@ fn shorten(text: &str) -> String {
 
 /// Ten times the mesh that is designed for (100,000 endpoints).
 const RESOURCES_MAX: usize = 1_000_000;
+/// More than a mesh of 255 clusters has at one time.
+const NAMESPACES_MAX: usize = 1 << 16;
 /// Two DNS names and a few labels.
 const NAME_LEN_MAX: usize = 1024;
 /// Ours have 16 bytes, a SHA-256 in hex has 64.

@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use tulle_model::{
@@ -103,6 +106,38 @@ fn all_types_are_applied() {
             ("koornacht//Pod/default/r".to_owned(), "1".to_owned()),
         ])
     );
+}
+
+/// A hundred thousand copies of them would cost more than all else that is known of an address.
+#[test]
+fn workloads_of_a_namespace_share_its_labels() {
+    let mut view = View::default();
+    let labelled = |cluster: &str, name: &str, value: &str| {
+        let mut workload = pod(cluster, "default", name, &["10.1.1.5"]);
+        let labels = [("team".into(), value.into())];
+        workload.namespace_labels = Arc::new(labels.into_iter().collect());
+        workload_resource(&workload, "1")
+    };
+    let resources = vec![
+        labelled("koornacht", "a", "red"),
+        labelled("koornacht", "b", "red"),
+        labelled("tion", "c", "red"),
+        labelled("koornacht", "d", "blue"),
+        labelled("koornacht", "e", "blue"),
+    ];
+    let applied = view.apply(ResourceKind::Address, &response(resources, &[]));
+    assert_eq!(applied.accepted, 5);
+    let labels = |cluster: &str, name: &str| {
+        let uid = WorkloadUid::of_pod(&cluster.parse().unwrap(), "default", name);
+        let workload = view.directory().workload(&uid).unwrap();
+        Arc::clone(&workload.namespace_labels)
+    };
+    let (a, d) = (labels("koornacht", "a"), labels("koornacht", "d"));
+    assert!(Arc::ptr_eq(&a, &labels("koornacht", "b")));
+    assert!(Arc::ptr_eq(&d, &labels("koornacht", "e")));
+    // Another cluster's namespace is another, and later labels are not given to who came earlier.
+    assert!(!Arc::ptr_eq(&a, &labels("tion", "c")));
+    assert_ne!(a, d);
 }
 
 #[test]
