@@ -26,6 +26,9 @@ mod refusals;
 #[path = "plane/requests.rs"]
 mod requests;
 #[cfg(test)]
+#[path = "plane/sealed.rs"]
+mod sealed;
+#[cfg(test)]
 #[path = "plane/support.rs"]
 mod support;
 #[cfg(test)]

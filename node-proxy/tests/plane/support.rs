@@ -306,8 +306,8 @@ impl Mesh {
         };
         let b = Node::start("b", b, domain_b, &forge_b, &commons).await;
         commons.settings = PlaneSettings::default();
-        change_a(&mut commons.settings);
         commons.settings.peer_hbone_port = b.proxy.addresses().hbone[0].port();
+        change_a(&mut commons.settings);
         let a = Node::start("a", a, domain_a, &forge_a, &commons).await;
         Mesh {
             a,
