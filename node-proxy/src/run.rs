@@ -42,6 +42,7 @@ use wiring::{datapath_settings, wire};
 /// # Errors
 /// Something that it cannot work without is missing.
 pub fn run(config: Config) -> Result<(), RunError> {
+    memory::bound_heaps();
     limits::raise_open_files();
     check_cgroup(&config)?;
     let admin_listener = TcpListener::bind(config.admin).map_err(|source| RunError::Admin {

@@ -14,6 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{pods::PodsView, published::Published};
 
+/// Keeps the allocator from getting used to much. To be called before threads are started.
+///
+/// A large piece that is freed, such as a file with the kernel's types, would raise for ever the size up to which free memory at the
+/// end of each thread's heap stays there, and [`give_back`] reaches only the end of the first thread's.
+pub(super) fn bound_heaps() {
+    #[cfg(target_env = "gnu")]
+    bound();
+}
+
 /// Gives memory back as long as the process lives: soon after pods came or went, soon after the process has grown (a large update,
 /// a burst of connections), and now and then after what has ended.
 pub(super) async fn keep(pods: Published<PodsView>, stop: CancellationToken) {
@@ -24,7 +33,7 @@ pub(super) async fn keep(pods: Published<PodsView>, stop: CancellationToken) {
 async fn keep_always(mut pods: Published<PodsView>) {
     let mut seen = pods.snapshot();
     let mut growth = Growth::default();
-    let mut has_started = false;
+    let mut forgets_left = FORGETS;
     loop {
         let differs = |next: &PodsView| next.settled() && *next != *seen;
         // Both arms are cancel-safe.
@@ -43,8 +52,8 @@ async fn keep_always(mut pods: Published<PodsView>) {
             give_back();
             growth.note_given(resident_len());
         }
-        if is_due && !has_started && seen.settled() {
-            has_started = true;
+        if is_due && forgets_left > 0 && seen.settled() {
+            forgets_left -= 1;
             forget_code();
         }
     }
@@ -105,14 +114,40 @@ fn forget_code() {
     unsafe_code,
     reason = "the allocator of the C library has no other interface"
 )]
+fn bound() {
+    for (option, len) in [
+        (libc::M_TRIM_THRESHOLD, TOP_LEN_MAX),
+        (libc::M_MMAP_THRESHOLD, HEAP_PIECE_LEN_MAX),
+    ] {
+        // SAFETY: `mallopt` takes the allocator's own locks; any number is allowed for both options.
+        let is_set = unsafe { libc::mallopt(option, len) };
+        if is_set == 0 {
+            tracing::debug!(option, "the allocator keeps its own bound");
+        }
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "the allocator of the C library has no other interface"
+)]
 fn trim() {
     // SAFETY: `malloc_trim` takes the allocator's own locks and touches only memory that nobody holds; any padding is allowed.
     let released = unsafe { libc::malloc_trim(0) };
     tracing::debug!(released, "free memory given back");
 }
 
+/// How much may lie free at the end of a heap. More than a connection needs to come up.
+#[cfg(target_env = "gnu")]
+const TOP_LEN_MAX: libc::c_int = 256 * 1024;
+/// What is larger is mapped by itself and unmapped when it is freed. Far above the buffers of connections.
+#[cfg(target_env = "gnu")]
+const HEAP_PIECE_LEN_MAX: libc::c_int = 1024 * 1024;
 /// After a change of the pods: others often follow it, and connections begin.
 const SETTLING: Duration = Duration::from_secs(2);
+/// When the first pods are captured, and once more after that: connections to servers and certificates come a little later.
+const FORGETS: u32 = 2;
 /// A look costs a few microseconds.
 const LOOKS: Duration = Duration::from_secs(5);
 /// Once a minute at least, and rarely more often: giving back takes the allocator's locks for a moment.
@@ -124,7 +159,7 @@ const GROWTH_LEN: usize = 8 * 1024 * 1024;
 mod tests {
     use std::fs;
 
-    use super::{GROWTH_LEN, Growth, LOOKS_MAX, forget_code, give_back};
+    use super::{GROWTH_LEN, Growth, LOOKS_MAX, bound_heaps, forget_code, give_back};
 
     #[test]
     fn memory_is_given_back_once_growth_ends_or_time_has_passed() {
@@ -148,6 +183,29 @@ mod tests {
         let line = status.lines().find_map(|line| line.strip_prefix(what));
         let number = line.unwrap().split_whitespace().next().unwrap();
         number.parse().unwrap()
+    }
+
+    /// The end of a thread's own heap, which `malloc_trim` leaves alone.
+    #[test]
+    fn freed_memory_of_another_thread_leaves_the_process() {
+        bound_heaps();
+        // As the loader does it: this would raise the bound that was not set.
+        drop(vec![1_u8; 6 * 1024 * 1024]);
+        let (grown, shrunk) = std::thread::spawn(|| {
+            let pieces: Vec<Box<[u8; 1024]>> = (0..10_000).map(|_| Box::new([1; 1024])).collect();
+            let grown = resident_kib("RssAnon:");
+            drop(pieces);
+            // A piece that is large enough makes the heap look at its end.
+            drop(vec![1_u8; 100 * 1024]);
+            give_back();
+            (grown, resident_kib("RssAnon:"))
+        })
+        .join()
+        .unwrap();
+        assert!(
+            shrunk + 8_000 < grown,
+            "{grown} KiB before, {shrunk} KiB after"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 /// Unmaps the pages of all loaded files that no byte of is ever written. What is needed comes back by itself.
 ///
-/// Done once and not now and then: a debugger's breakpoint or a probe lies in such a page, and would be lost.
+/// Done in the first minute and not now and then: a debugger's breakpoint or a probe lies in such a page, and would be lost.
 #[expect(unsafe_code, reason = "only the loader knows what is mapped where")]
 pub(super) fn forget() {
     // SAFETY: `forget_object` has the signature that is asked for, does not panic, and needs no context.
