@@ -55,7 +55,7 @@ impl Part for Endpoints {
         for count in COUNTS {
             let server = match place.stage.mode() {
                 Mode::Direct => SocketAddr::new(address(0).parse()?, PORT),
-                Mode::Tulle => service(place, count)?,
+                Mode::Tulle | Mode::Ztunnel => service(place, count)?,
             };
             let mut rates = Vec::new();
             for _ in 0..place.settings.rounds {
