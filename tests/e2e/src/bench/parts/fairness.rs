@@ -69,6 +69,10 @@ impl Part for Flood {
         false
     }
 
+    fn not_for_peer(&self) -> Option<&'static str> {
+        Some("the policy reads requests, which a ztunnel does not")
+    }
+
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         neighbour(place)?;
         let floods = http::server(place, READ, CLIENT)?;

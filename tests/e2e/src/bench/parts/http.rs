@@ -29,7 +29,7 @@ impl Part for Http {
     }
 
     fn not_for_peer(&self) -> Option<&'static str> {
-        Some("the L7 policy asks for what a ztunnel does not read")
+        Some("the policy reads requests, which a ztunnel does not")
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
