@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use super::stage::Stage;
+use super::{Mode, stage::Stage};
 
 /// A node proxy that runs.
 #[derive(Debug)]
@@ -19,10 +19,11 @@ pub(super) struct Proxy {
 pub(super) struct Holdings {
     /// All memory that is resident, the program's own file included, in bytes.
     pub(super) resident: f64,
-    /// What its code has allocated and not freed, in bytes: unlike resident memory it has nothing in it that was needed once.
-    pub(super) live: f64,
-    /// What runs on its data plane: a few for each pod and each connection.
-    pub(super) tasks: f64,
+    /// What its code has allocated and not freed, in bytes: unlike resident memory it has nothing in it that was needed once. Nothing
+    /// where the program does not tell.
+    pub(super) live: Option<f64>,
+    /// What runs on its data plane: a few for each pod and each connection. Nothing where the program does not tell.
+    pub(super) tasks: Option<f64>,
     pub(super) descriptors: f64,
     pub(super) threads: f64,
 }
@@ -37,11 +38,18 @@ impl Proxy {
         };
         let files = self.path("fd");
         let descriptors = fs::read_dir(&files).with_context(|| files.clone())?.count();
-        let metrics = stage.metrics(self.node)?;
+        // Only our own proxy tells these; of another one no figure is made of them.
+        let metrics = match stage.mode() {
+            Mode::Ztunnel => None,
+            Mode::Direct | Mode::Tulle => Some(stage.metrics(self.node)?),
+        };
         let metric = |name| {
-            let value = field(&metrics, name);
+            let Some(metrics) = &metrics else {
+                return Ok(None);
+            };
+            let value = field(metrics, name);
             let value = value.with_context(|| format!("the {}'s proxy: no {name}", self.side))?;
-            anyhow::Ok(value as f64)
+            anyhow::Ok(Some(value as f64))
         };
         Ok(Holdings {
             live: metric("process_heap_live_bytes ")?,

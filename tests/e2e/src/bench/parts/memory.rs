@@ -54,7 +54,8 @@ impl Part for Idle {
             let figure = Figure::new(format!("RSS idle, {side}'s proxy"), Unit::Megabytes);
             samples.push(figure.headline(side == "client").of(held.resident / 1e6));
             let figure = Figure::new(format!("live heap idle, {side}'s proxy"), Unit::Megabytes);
-            samples.push(figure.headline(side == "client").of(held.live / 1e6));
+            let figure = figure.headline(side == "client");
+            samples.extend(held.live.map(|live| figure.of(live / 1e6)));
             let figure = Figure::new(format!("CPU idle, {side}'s proxy"), Unit::Cores);
             samples.push(figure.of(spent.as_secs_f64() / IDLE.as_secs_f64()));
         }
@@ -152,12 +153,15 @@ fn difference(
     for (proxy, (before, after)) in place.proxies()?.iter().zip(before.iter().zip(after)) {
         let each = |of: fn(&Holdings) -> f64| (of(after) - of(before)) / f64::from(more);
         let name = |kind: &str| format!("{kind} per idle {what}, {}'s proxy", proxy.side);
-        let live = Figure::new(name("live heap"), Unit::Kibibytes);
-        samples.push(live.headline(true).of(each(|held| held.live) / 1024.0));
+        let told =
+            |after: Option<f64>, before: Option<f64>| Some((after? - before?) / f64::from(more));
+        let live = Figure::new(name("live heap"), Unit::Kibibytes).headline(true);
+        let grown = told(after.live, before.live);
+        samples.extend(grown.map(|bytes| live.of(bytes / 1024.0)));
         let resident = Figure::new(name("RSS"), Unit::Kibibytes);
         samples.push(resident.of(each(|held| held.resident) / 1024.0));
         let tasks = Figure::new(name("tasks"), Unit::Count);
-        samples.push(tasks.of(each(|held| held.tasks)));
+        samples.extend(told(after.tasks, before.tasks).map(|each| tasks.of(each)));
         let files = Figure::new(name("descriptors"), Unit::Count);
         samples.push(files.of(each(|held| held.descriptors)));
     }

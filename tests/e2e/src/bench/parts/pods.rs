@@ -69,18 +69,21 @@ impl Part for Pods {
             stage.delete_pod(name)?;
         }
         let each = |after: f64, before: f64| (after - before) / f64::from(COUNT);
-        Ok(vec![
-            Figure::new("live heap per pod", Unit::Kibibytes)
-                .headline(true)
-                .of(each(last.live, before.live) / 1024.0),
+        let told = |after: Option<f64>, before: Option<f64>| Some(each(after?, before?));
+        let live = Figure::new("live heap per pod", Unit::Kibibytes).headline(true);
+        let tasks = Figure::new("tasks per pod", Unit::Count);
+        let mut samples = Vec::new();
+        samples.extend(told(last.live, before.live).map(|bytes| live.of(bytes / 1024.0)));
+        samples.extend(told(last.tasks, before.tasks).map(|each| tasks.of(each)));
+        samples.extend([
             Figure::new("RSS per pod", Unit::Kibibytes)
                 .headline(true)
                 .of(each(last.resident, before.resident) / 1024.0),
             Figure::new("descriptors per pod", Unit::Count)
                 .of(each(last.descriptors, before.descriptors)),
-            Figure::new("tasks per pod", Unit::Count).of(each(last.tasks, before.tasks)),
             Figure::new("threads per pod", Unit::Count).of(each(last.threads, before.threads)),
-        ])
+        ]);
+        Ok(samples)
     }
 }
 
