@@ -50,17 +50,19 @@ pub(super) async fn carry(
     http: &Http<'_>,
 ) -> Conclusion {
     let began = std::time::Instant::now();
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let head = match check(head, http) {
         Ok(Ok(head)) => head,
         Ok(Err(policy)) => {
             http.metrics.count(Outcome::Denied);
             deny(&mut respond, policy.as_deref());
+            linger(&mut body).await;
             return Conclusion::Answered;
         }
         Err(bad) => {
             http.metrics.count(Outcome::Bad(bad));
             refuse(&mut respond, bad);
+            linger(&mut body).await;
             return Conclusion::Answered;
         }
     };
@@ -76,14 +78,19 @@ pub(super) async fn carry(
         Ok((answer, up)) => {
             let conclusion = tokio::select! {
                 biased;
-                conclusion = exchange(body, up, answer, &mut respond) => Some(conclusion),
+                conclusion = exchange(&mut body, up, answer, &mut respond) => Some(conclusion),
                 () = revoked(http.judge, || may_go_on(&kept, http)) => None,
             };
-            conclusion.unwrap_or_else(|| {
+            if let Some(conclusion) = conclusion {
+                if conclusion == Conclusion::Answered {
+                    linger(&mut body).await;
+                }
+                conclusion
+            } else {
                 http.metrics.count(Outcome::Denied);
                 respond.send_reset(Reason::CANCEL);
                 Conclusion::Answered
-            })
+            }
         }
         Err(_) => {
             // The request was not processed: the client may try it on another connection.
@@ -105,7 +112,7 @@ async fn send(
 
 /// Both directions; ends when the answer has ended or one side gave up.
 async fn exchange(
-    body: RecvStream,
+    body: &mut RecvStream,
     up: SendStream<Bytes>,
     answer: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
@@ -137,6 +144,27 @@ async fn exchange(
         }
     }
 }
+
+/// Takes the rest of a request that is answered already. If its stream ended at once, the client would hear of that (`RST_STREAM`,
+/// `NO_ERROR`) while it still sends, and some clients then forget the answer, although RFC 9113 §8.1 forbids it.
+async fn linger(body: &mut RecvStream) {
+    let rest = async {
+        let mut left = LINGER_LEN_MAX;
+        while let Some(Ok(chunk)) = body.data().await {
+            let _freed: Result<(), h2::Error> = body.flow_control().release_capacity(chunk.len());
+            match left.checked_sub(chunk.len()) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    let _in_time: Result<(), tokio::time::error::Elapsed> =
+        tokio::time::timeout(LINGER, rest).await;
+}
+
+/// How long, and how much, of a request is taken after its answer.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+const LINGER_LEN_MAX: usize = 64 * 1024;
 
 /// Which end of a direction gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +201,7 @@ async fn pass_answer(
             }
         }
     };
-    let (head, body) = response.into_parts();
+    let (head, mut body) = response.into_parts();
     let is_end = body.is_end_stream();
     begun.store(true, Relaxed);
     let head = Response::from_parts(head, ());
@@ -182,12 +210,12 @@ async fn pass_answer(
         .map_err(|_| Side::Sink)?;
     match is_end {
         true => Ok(()),
-        false => pass_body(body, down).await,
+        false => pass_body(&mut body, down).await,
     }
 }
 
 /// Passes a body and its trailers. The sender gets room for more as the receiver takes what came.
-async fn pass_body(mut from: RecvStream, mut to: SendStream<Bytes>) -> Result<(), Side> {
+async fn pass_body(from: &mut RecvStream, mut to: SendStream<Bytes>) -> Result<(), Side> {
     loop {
         let next = poll_fn(|cx| {
             if let Poll::Ready(reason) = to.poll_reset(cx) {
