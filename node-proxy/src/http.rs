@@ -132,6 +132,8 @@ fn is_field_text(text: &str) -> bool {
     text.bytes().all(|b| (b' '..0x7f).contains(&b))
 }
 
+/// What is taken of a client that goes on sending after its answer, so that the answer is not lost to a reset.
+const DRAINED_LEN_MAX: usize = 256 * 1024;
 /// What a client reads whose request is denied: what Cilium's users know.
 const DENIAL: &str = "Access denied\r\n";
 /// The field that names the policy, where it is told.

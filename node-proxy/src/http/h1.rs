@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Http,
+    DRAINED_LEN_MAX, Http,
     detect::next,
     error::{BadRequest, BadResponse, Ended},
     framing::Framing,
@@ -311,5 +311,3 @@ fn write_refusal(out: &mut Vec<u8>, status: u16, text: &str) {
 
 /// What the buffer for heads keeps between requests.
 const OUT_KEPT_LEN: usize = 2 * 1024;
-/// What is taken of a client that goes on sending after its last answer.
-const DRAINED_LEN_MAX: usize = 256 * 1024;

@@ -1,11 +1,13 @@
 //! HTTP/2 as applications use it: calls with streams both ways and trailers, resets, many at once, bulk.
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -141,6 +143,35 @@ async fn one_denied_call_is_no_matter_for_the_others() {
         in_time("the echo", body.data()).await.unwrap().unwrap(),
         "hi"
     );
+}
+
+/// Whether the policy or the server answers before the body has come: a stream that ends at once is told so by a reset, and a client
+/// that is still sending may forget the answer (curl 7.88 shows no status then).
+#[tokio::test]
+async fn an_early_answer_leaves_the_client_time_to_end_its_request() {
+    let server = serve(|request, mut respond: SendResponse<Bytes>| async move {
+        respond.send_response(Response::new(()), true).unwrap();
+        drop(request);
+    })
+    .await;
+    let judge = RecordingJudge::only("/public");
+    let layer = Layer::start(server, judge, HttpSettings::default()).await;
+    let requests = connect(&layer).await;
+    for (path, status) in [("/public", 200), ("/admin", 403)] {
+        let (response, mut up) = send(&requests, path, false).await;
+        let response = in_time("the head", response).await.unwrap();
+        assert_eq!(response.status(), status);
+        let mut body = response.into_body();
+        while let Some(piece) = in_time("the text", body.data()).await {
+            piece.unwrap();
+        }
+        // Frames of one connection come in order: what was sent with the first answer is here before the next one.
+        let (next, _) = send(&requests, "/admin", true).await;
+        in_time("the next head", next).await.unwrap();
+        let reset = poll_fn(|cx| Poll::Ready(up.poll_reset(cx))).await;
+        assert!(reset.is_pending(), "{path}: {reset:?}");
+        up.send_data(Bytes::from_static(b"the rest"), true).unwrap();
+    }
 }
 
 #[tokio::test]

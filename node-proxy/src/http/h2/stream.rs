@@ -5,6 +5,7 @@ use std::{
     pin::{Pin, pin},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Poll, ready},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,10 +19,11 @@ use http::{
     header,
     uri::{PathAndQuery, Scheme},
 };
+use tokio::time::timeout;
 use tulle_policy::{compiled::HttpFacts, l7::HeaderEdit};
 
 use crate::http::{
-    DENIAL, Http, POLICY_FIELD,
+    DENIAL, DRAINED_LEN_MAX, Http, POLICY_FIELD,
     error::BadRequest,
     is_field_text,
     judge::{HttpVerdict, is_allowed, judge_all_readings, revoked},
@@ -49,20 +51,20 @@ pub(super) async fn carry(
     requests: SendRequest<Bytes>,
     http: &Http<'_>,
 ) -> Conclusion {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let (head, mut body) = request.into_parts();
     let head = match check(head, http) {
         Ok(Ok(head)) => head,
         Ok(Err(policy)) => {
             http.metrics.count(Outcome::Denied);
             deny(&mut respond, policy.as_deref());
-            linger(&mut body).await;
+            linger(&mut body, http.settings.linger_timeout).await;
             return Conclusion::Answered;
         }
         Err(bad) => {
             http.metrics.count(Outcome::Bad(bad));
             refuse(&mut respond, bad);
-            linger(&mut body).await;
+            linger(&mut body, http.settings.linger_timeout).await;
             return Conclusion::Answered;
         }
     };
@@ -81,16 +83,11 @@ pub(super) async fn carry(
                 conclusion = exchange(&mut body, up, answer, &mut respond) => Some(conclusion),
                 () = revoked(http.judge, || may_go_on(&kept, http)) => None,
             };
-            if let Some(conclusion) = conclusion {
-                if conclusion == Conclusion::Answered {
-                    linger(&mut body).await;
-                }
-                conclusion
-            } else {
+            conclusion.unwrap_or_else(|| {
                 http.metrics.count(Outcome::Denied);
                 respond.send_reset(Reason::CANCEL);
                 Conclusion::Answered
-            }
+            })
         }
         Err(_) => {
             // The request was not processed: the client may try it on another connection.
@@ -99,6 +96,9 @@ pub(super) async fn carry(
         }
     };
     http.metrics.observe(began.elapsed());
+    if conclusion == Conclusion::Answered {
+        linger(&mut body, http.settings.linger_timeout).await;
+    }
     conclusion
 }
 
@@ -147,24 +147,21 @@ async fn exchange(
 
 /// Takes the rest of a request that is answered already. If its stream ended at once, the client would hear of that (`RST_STREAM`,
 /// `NO_ERROR`) while it still sends, and some clients then forget the answer, although RFC 9113 §8.1 forbids it.
-async fn linger(body: &mut RecvStream) {
+async fn linger(body: &mut RecvStream, limit: Duration) {
     let rest = async {
-        let mut left = LINGER_LEN_MAX;
-        while let Some(Ok(chunk)) = body.data().await {
-            let _freed: Result<(), h2::Error> = body.flow_control().release_capacity(chunk.len());
-            match left.checked_sub(chunk.len()) {
-                Some(less) => left = less,
-                None => return,
+        let mut left = DRAINED_LEN_MAX;
+        while let Some(Ok(piece)) = body.data().await {
+            // Refused only for more than was received.
+            let _given: Result<(), h2::Error> = body.flow_control().release_capacity(piece.len());
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                return;
             }
         }
     };
-    let _in_time: Result<(), tokio::time::error::Elapsed> =
-        tokio::time::timeout(LINGER, rest).await;
+    // Whoever does not end in time is told so by the drop.
+    let _in_time = timeout(limit, rest).await;
 }
-
-/// How long, and how much, of a request is taken after its answer.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
-const LINGER_LEN_MAX: usize = 64 * 1024;
 
 /// Which end of a direction gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
