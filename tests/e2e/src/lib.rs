@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod command;
 pub mod curls;
+pub mod delay;
 pub mod fast_paths;
 pub mod load;
 pub mod peer;
