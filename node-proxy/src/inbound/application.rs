@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use socket2::Domain;
-use tokio::net::TcpSocket;
+use rustix::io::Errno;
+use socket2::{Domain, Socket};
+use tokio::net::TcpStream;
 use tulle_datapath::{AnnouncePeerError, SocketCookie};
 
 use crate::{pod::Pod, pump::AppSocket};
@@ -74,14 +75,44 @@ pub(super) async fn connect(
         .announce_peer(cookie, client)
         .map_err(ConnectApplicationError::Announce)?;
     let limit = pod.plane.settings.application_connect_timeout;
-    let connecting = TcpSocket::from_std_stream(socket.into()).connect(destination);
-    match tokio::time::timeout(limit, connecting).await {
+    match tokio::time::timeout(limit, finish_connect(socket, destination)).await {
         Ok(Ok(stream)) => Ok(AppSocket::new(stream)),
         Ok(Err(source)) => Err(ConnectApplicationError::Connect {
             destination,
             source,
         }),
         Err(_) => Err(ConnectApplicationError::Timeout { destination, limit }),
+    }
+}
+
+/// Connects. An application of this very machine has usually answered before the first call returns, although a socket that never
+/// blocks is told otherwise: so the kernel is asked once more before the runtime is made to wait.
+async fn finish_connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
+    let is_connected = match ask(&socket, destination)? {
+        Progress::Connected => true,
+        Progress::Waiting => ask(&socket, destination)? == Progress::Connected,
+    };
+    let stream = TcpStream::from_std(socket.into())?;
+    if !is_connected {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Connected,
+    Waiting,
+}
+
+fn ask(socket: &Socket, destination: SocketAddr) -> io::Result<Progress> {
+    match rustix::net::connect(socket, &destination) {
+        Ok(()) | Err(Errno::ISCONN) => Ok(Progress::Connected),
+        Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) => Ok(Progress::Waiting),
+        Err(error) => Err(error.into()),
     }
 }
 

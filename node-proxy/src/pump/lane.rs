@@ -146,6 +146,10 @@ impl State {
             Poll::Pending => {}
             Poll::Ready(Ok(LaneEnd::Finished)) => {
                 self.received = true;
+                if self.sent {
+                    // Nothing is left to come: closing tells the application.
+                    return;
+                }
                 match socket.shutdown_write() {
                     // Registers for what may still come.
                     Ok(()) => self.poll_download(cx, socket, lane, context),
