@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tulle_model::{ClusterName, Directory};
 
 use crate::{
+    health::Health,
     metrics::DnsMetrics,
     netns::{EnterNamespaceError, NamespaceHandle},
     pods::PodDescriptor,
@@ -39,6 +40,8 @@ use resolver::Resolver;
 pub struct DnsContext {
     /// The mesh view.
     pub directory: Published<Directory>,
+    /// Which endpoints could not be reached a moment ago.
+    pub health: Arc<Health>,
     /// The cluster of this node.
     pub cluster: ClusterName,
     /// The name of this node.

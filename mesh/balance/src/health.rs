@@ -213,7 +213,18 @@ impl Ejected {
 
     /// Whether `endpoint` is out.
     pub fn contains(&self, endpoint: SocketAddr) -> bool {
-        !self.addresses.is_empty() && self.addresses.contains(&endpoint)
+        self.has_addresses() && self.addresses.contains(&endpoint)
+    }
+
+    /// Whether somebody is out: mostly nobody is, and then nobody needs to be looked for.
+    pub(crate) fn has_addresses(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// Whether all of `endpoints`, of which there are some, are out.
+    pub(crate) fn contains_all(&self, endpoints: impl IntoIterator<Item = SocketAddr>) -> bool {
+        let mut endpoints = endpoints.into_iter().peekable();
+        endpoints.peek().is_some() && endpoints.all(|endpoint| self.contains(endpoint))
     }
 
     /// Whether `cluster` seems out of reach.

@@ -168,22 +168,30 @@ pub fn explain<'a>(
     endpoints.into_iter().zip(verdicts).collect()
 }
 
-/// As [`select`], for those who know nothing of ejections and have no use for addresses or weights.
-pub fn select_endpoints<'a>(
+/// As [`select`], for those who look for whole workloads and have no use for addresses or weights.
+///
+/// `used` are the addresses at which an endpoint would be asked; it counts as ejected when all of them are, since one that is
+/// left is enough to serve. An endpoint without such an address is nobody of whom a connection could have found out anything.
+pub fn select_endpoints<'a, A>(
     from: Viewpoint<'_>,
     service: &Service,
     endpoints: impl Iterator<Item = &'a Arc<Workload>>,
-) -> Vec<&'a Arc<Workload>> {
+    ejected: &Ejected,
+    used: impl Fn(&'a Workload) -> A,
+) -> Vec<&'a Arc<Workload>>
+where
+    A: IntoIterator<Item = SocketAddr>,
+{
     let workloads: Vec<&Arc<Workload>> = endpoints.collect();
-    let candidate =
-        |workload: &&Arc<Workload>| Candidate::of(from, service, workload, Doubt::default());
+    let candidate = |workload: &&'a Arc<Workload>| {
+        let doubt = Doubt {
+            ejected: ejected.has_addresses() && ejected.contains_all(used(workload)),
+            out_of_reach: ejected.is_out_of_reach(&workload.cluster),
+        };
+        Candidate::of(from, service, workload, doubt)
+    };
     let candidates: Vec<_> = workloads.iter().map(candidate).collect();
-    let (verdicts, _) = decide(
-        service,
-        &candidates,
-        &Ejected::none(),
-        &SpillState::default(),
-    );
+    let (verdicts, _) = decide(service, &candidates, ejected, &SpillState::default());
     let serves = |verdict: &Verdict| matches!(verdict, Verdict::Serves { .. });
     let chosen = workloads.into_iter().zip(verdicts);
     chosen.filter(|(_, v)| serves(v)).map(|(w, _)| w).collect()

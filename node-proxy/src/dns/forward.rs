@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
-use tulle_balance::{Viewpoint, select_endpoints};
+use tulle_balance::{Ejected, Endpoint, SpillState, Viewpoint, select};
 use tulle_model::{Directory, Protocol, ServiceAddress, ServicePort, Workload};
 
 use super::message::{Question, Transport, answers_question, response_code, set_id};
@@ -72,6 +72,7 @@ impl Forwarder {
         &self,
         directory: &Directory,
         viewpoint: Viewpoint<'_>,
+        ejected: &Ejected,
         transport: Transport,
     ) -> Vec<SocketAddr> {
         let protocol = match transport {
@@ -82,6 +83,7 @@ impl Forwarder {
             behind_service(
                 directory,
                 viewpoint,
+                ejected,
                 ServiceAddress {
                     socket: *socket,
                     protocol,
@@ -283,6 +285,7 @@ enum Found {
 fn behind_service(
     directory: &Directory,
     viewpoint: Viewpoint<'_>,
+    ejected: &Ejected,
     address: ServiceAddress,
 ) -> Option<Vec<SocketAddr>> {
     let service = directory.service_at(address.socket.ip())?;
@@ -299,9 +302,10 @@ fn behind_service(
     };
     let able = directory
         .endpoints(&key)
-        .filter(|workload| serving(workload).is_some());
-    let endpoints = select_endpoints(viewpoint, service, able);
-    let mut found: Vec<SocketAddr> = endpoints.into_iter().filter_map(|w| serving(w)).collect();
+        .filter_map(|workload| serving(workload).map(|address| Endpoint { workload, address }));
+    let selection = select(viewpoint, service, able, ejected, &SpillState::default());
+    let serving = selection.serving.into_iter();
+    let mut found: Vec<SocketAddr> = serving.map(|one| one.address).collect();
     found.shuffle(&mut rand::rng());
     found.truncate(ENDPOINTS_MAX);
     Some(found)

@@ -96,9 +96,11 @@ impl Resolver {
             return self.wait(question, bytes, transport, After::Rules);
         }
         let lookup = self.with_viewpoint(&directory, |viewpoint| {
+            let ejected = self.context.health.ejected();
             let zone = Zone {
                 directory: &directory,
                 viewpoint,
+                ejected: &ejected,
                 search: &self.search,
                 rotation: usize::from(question.id()),
             };
@@ -180,7 +182,9 @@ impl Resolver {
         let candidates = {
             let directory = self.context.directory.snapshot();
             self.with_viewpoint(&directory, |viewpoint| {
-                self.forwarder.candidates(&directory, viewpoint, transport)
+                let ejected = self.context.health.ejected();
+                self.forwarder
+                    .candidates(&directory, viewpoint, &ejected, transport)
             })
         };
         let answer = match aliased {
@@ -207,7 +211,9 @@ impl Resolver {
             return Judged::Allowed;
         };
         let resolvers = self.with_viewpoint(directory, |viewpoint| {
-            self.forwarder.candidates(directory, viewpoint, transport)
+            let ejected = self.context.health.ejected();
+            self.forwarder
+                .candidates(directory, viewpoint, &ejected, transport)
         });
         let pod = self.pod.addresses.first().copied();
         let name = question.query().name();

@@ -4,7 +4,8 @@
 //! ([`Lookup::NotOurs`]), unless the pod's search list makes one of them the name of a service. No I/O, no clock.
 //!
 //! A headless service that is global answers with the pods of all clusters, chosen as `tulle_balance::select` says for such
-//! services. Two clusters may have pods of one hostname, so each pod also has a name with its cluster in it:
+//! services: without those that this node could not reach a moment ago, while enough others serve (`endpoints`). Two clusters
+//! may have pods of one hostname, so each pod also has a name with its cluster in it:
 //!
 //! | name below `<service>.<namespace>.svc` | stands for |
 //! |---|---|
@@ -28,10 +29,10 @@ use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{PTR, SOA, TXT},
 };
-use tulle_balance::Viewpoint;
+use tulle_balance::{Ejected, Viewpoint};
 use tulle_model::{ClusterName, Directory, NamespacedName, Service, ServicePort, Workload};
 
-use endpoints::{named_endpoints, ready_addresses, ready_endpoints};
+use endpoints::Choice;
 use names::{dashed_address, labels_of, protocol_label, strip_domain, under};
 
 /// The view of one pod.
@@ -40,6 +41,8 @@ pub(crate) struct Zone<'a> {
     pub(crate) directory: &'a Directory,
     /// From where endpoints are chosen.
     pub(crate) viewpoint: Viewpoint<'a>,
+    /// The endpoints that could not be reached a moment ago.
+    pub(crate) ejected: &'a Ejected,
     /// The pod's search list, split into labels; domains outside the cluster domain are left out.
     pub(crate) search: &'a [Vec<String>],
     /// Turns the order of several addresses, so that clients which take the first one spread out.
@@ -167,8 +170,7 @@ impl<'a> Zone<'a> {
             [host, cluster, service, namespace, "svc"] => {
                 let service = self.served(service, namespace)?;
                 let cluster = self.cluster(service, cluster)?;
-                let mut endpoints = named_endpoints(self.directory, service, host);
-                endpoints.retain(|endpoint| endpoint.cluster == cluster);
+                let endpoints = self.choice().named(service, Some(&cluster), host);
                 (!endpoints.is_empty()).then_some(Node::Endpoints(endpoints))
             }
             [port, protocol, cluster, service, namespace, "svc"] => {
@@ -185,7 +187,7 @@ impl<'a> Zone<'a> {
             let exists = service.ports.iter().any(|p| p.protocol == protocol);
             return exists.then_some(Node::Inner);
         }
-        let endpoints = named_endpoints(self.directory, service, label);
+        let endpoints = self.choice().named(service, None, label);
         if !endpoints.is_empty() {
             return Some(Node::Endpoints(endpoints));
         }
@@ -210,7 +212,8 @@ impl<'a> Zone<'a> {
     /// A cluster in which a headless service has an endpoint that serves.
     fn cluster(&self, service: &'a Arc<Service>, label: &str) -> Option<ClusterName> {
         let cluster: ClusterName = label.parse().ok()?;
-        let exists = service.is_headless() && !self.ready(service, Some(&cluster)).is_empty();
+        let exists =
+            service.is_headless() && !self.choice().ready(service, Some(&cluster)).is_empty();
         exists.then_some(cluster)
     }
 
@@ -226,16 +229,16 @@ impl<'a> Zone<'a> {
         let service = self
             .directory
             .service(&NamespacedName::new(namespace, hostname))?;
-        let exists = !service.is_headless() || !self.ready(service, None).is_empty();
+        let exists = !service.is_headless() || !self.choice().ready(service, None).is_empty();
         exists.then_some(service)
     }
 
-    fn ready(
-        &self,
-        service: &'a Arc<Service>,
-        cluster: Option<&ClusterName>,
-    ) -> Vec<&'a Arc<Workload>> {
-        ready_endpoints(self.directory, self.viewpoint, service, cluster)
+    fn choice(&self) -> Choice<'a> {
+        Choice {
+            directory: self.directory,
+            viewpoint: self.viewpoint,
+            ejected: self.ejected,
+        }
     }
 
     /// The records of a node; `owner` is the name as it was asked.
@@ -295,11 +298,12 @@ impl<'a> Zone<'a> {
             RecordType::AAAA => &[false],
             _ => &[true, false],
         };
-        let of_family = |is_ipv4: &bool| {
-            let is_ipv4 = *is_ipv4;
-            ready_addresses(self.directory, self.viewpoint, service, cluster, is_ipv4)
+        let of_family = |is_ipv4: bool| {
+            let ready = self.choice().ready_in_family(service, cluster, is_ipv4);
+            let addresses = ready.into_iter().flat_map(|w| w.addresses.iter().copied());
+            addresses.filter(move |ip| ip.is_ipv4() == is_ipv4)
         };
-        families.iter().flat_map(of_family).collect()
+        families.iter().copied().flat_map(of_family).collect()
     }
 
     /// A and AAAA records; `ANY` gets both (RFC 8482 leaves the choice to the server).

@@ -132,7 +132,7 @@ pub(super) fn wire(
     let admin = admin(registry, dump, stop);
     let (seen, domain) = (directory.clone(), config.trust_domain.clone());
     let bundles = BundleKeeper::new(seen, tls, svids, identity, domain);
-    let dns = dns_context(config, &directory, &metrics.dns, &policies.names);
+    let dns = dns_context(config, &directory, &plane, &metrics.dns, &policies.names);
     let pods_seen = pods_view.subscribe();
     let pods = pod_keeper(config, plane, dns, &metrics, directory, touched, pods_view);
     let control = ControlParts {
@@ -336,11 +336,13 @@ fn adopt_pods(config: &Config, datapath: &Datapath) -> PodsView {
 fn dns_context(
     config: &Config,
     directory: &Published<Directory>,
+    plane: &Plane,
     metrics: &Arc<DnsMetrics>,
     names: &Arc<NameKeeper>,
 ) -> DnsContext {
     DnsContext {
         directory: directory.clone(),
+        health: Arc::clone(&plane.shared.health),
         cluster: config.cluster.clone(),
         node: config.node.clone(),
         metrics: Arc::clone(metrics),

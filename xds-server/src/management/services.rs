@@ -188,7 +188,9 @@ impl Services<'_> {
             node,
             locality: &locality,
         };
-        select_endpoints(from, service, self.given.endpoints(&service.key()))
+        let endpoints = self.given.endpoints(&service.key());
+        // What a node has learnt by failing, only the node knows.
+        select_endpoints(from, service, endpoints, &Ejected::none(), |_| None)
     }
 
     fn locality_of(&self, node: &str) -> Locality {

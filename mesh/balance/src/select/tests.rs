@@ -14,6 +14,7 @@ use tulle_model::{
 };
 
 use super::{Viewpoint, select_endpoints};
+use crate::Ejected;
 
 /// The client is at node 1 of cluster a.
 ///
@@ -81,7 +82,7 @@ fn selection(service: &Service, endpoints: &[Arc<Workload>]) -> Vec<String> {
         node: "1",
         locality: &Locality::default(),
     };
-    let selected = select_endpoints(from, service, endpoints.iter());
+    let selected = select_endpoints(from, service, endpoints.iter(), &Ejected::none(), |_| None);
     selected
         .into_iter()
         .map(|endpoint| endpoint.uid.0.to_string())

@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
 };
-use tulle_balance::Viewpoint;
+use tulle_balance::{Ejected, Viewpoint};
 use tulle_model::{Locality, Protocol};
 
 use super::{ForwardLimits, Forwarder, Transport};
@@ -261,15 +261,29 @@ async fn a_resolver_that_is_a_service_is_asked_at_its_endpoints() {
     };
     let other: SocketAddr = "9.9.9.9:53".parse().unwrap();
     let forwarder = forwarder(vec![vip, other]);
-    let udp = |mesh: &Fixture| forwarder.candidates(&mesh.directory(), viewpoint, Transport::Udp);
-    assert_eq!(udp(&mesh), [other]);
+    let nobody = Ejected::none();
+    let udp = |mesh: &Fixture, ejected: &Ejected| {
+        forwarder.candidates(&mesh.directory(), viewpoint, ejected, Transport::Udp)
+    };
+    assert_eq!(udp(&mesh, &nobody), [other]);
     let mut endpoint = serving(
         pod("koornacht", "kube-system", "coredns", &["10.1.1.2"]),
         &key,
     );
-    endpoint.services.insert(key, Vec::new());
+    endpoint.services.insert(key.clone(), Vec::new());
     mesh.add_pod(endpoint);
-    assert_eq!(udp(&mesh), ["10.1.1.2:5353".parse().unwrap(), other]);
-    let tcp = forwarder.candidates(&mesh.directory(), viewpoint, Transport::Tcp);
+    let first: SocketAddr = "10.1.1.2:5353".parse().unwrap();
+    assert_eq!(udp(&mesh, &nobody), [first, other]);
+    let tcp = forwarder.candidates(&mesh.directory(), viewpoint, &nobody, Transport::Tcp);
     assert_eq!(tcp, [other], "the service has no TCP port 53");
+    // One that failed is left out while another serves.
+    let failed = Ejected::new([first], 80);
+    assert_eq!(udp(&mesh, &failed), [first, other]);
+    let mut second = pod("koornacht", "kube-system", "coredns-2", &["10.1.1.3"]);
+    second.services.insert(key, Vec::new());
+    mesh.add_pod(second);
+    assert_eq!(
+        udp(&mesh, &failed),
+        ["10.1.1.3:5353".parse().unwrap(), other]
+    );
 }

@@ -16,6 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
+use tulle_model::Directory;
 use tulle_policy::compiled::LearnedNames;
 
 use super::{
@@ -26,6 +27,7 @@ use super::{
     Resolver, Step,
 };
 use crate::{
+    health::{Failure, Health, Witness},
     metrics::{DnsMetrics, QueryOutcome},
     netns::NamespaceHandle,
     pods::PodDescriptor,
@@ -36,6 +38,8 @@ use crate::{
 /// A pod's DNS server on loopback, and what it counts.
 struct Scene {
     dns: PodDns,
+    directory: Published<Directory>,
+    health: Arc<Health>,
     metrics: Arc<DnsMetrics>,
 }
 
@@ -51,8 +55,11 @@ impl Scene {
             mesh.add_pod(serving(pod("koornacht", "data", &name, &[&address]), &key));
         }
         let metrics = Arc::new(DnsMetrics::default());
+        let directory = Published::fixed(mesh.directory());
+        let health = Arc::<Health>::default();
         let context = DnsContext {
-            directory: Published::fixed(mesh.directory()),
+            directory: directory.clone(),
+            health: Arc::clone(&health),
             cluster: "koornacht".parse().unwrap(),
             node: "koornacht-worker".to_owned(),
             metrics: Arc::clone(&metrics),
@@ -67,7 +74,12 @@ impl Scene {
             &listen,
         )
         .unwrap();
-        Scene { dns, metrics }
+        Scene {
+            dns,
+            directory,
+            health,
+            metrics,
+        }
     }
 
     async fn udp(&self) -> UdpSocket {
@@ -130,6 +142,31 @@ async fn a_service_is_answered_by_udp() {
     let answer = receive(&socket).await;
     assert_eq!(answer.answers[0].data.to_string(), "172.20.1.7");
     assert_eq!(scene.metrics.queries(QueryOutcome::Answered), 1);
+}
+
+/// The same book as the kernel's tables and the proxy's own choices.
+#[tokio::test]
+async fn an_answer_is_without_endpoints_that_failed() {
+    let scene = Scene::new();
+    let mut stream = scene.tcp().await;
+    let mut count = async || {
+        let question = framed(&query(1, "db.data."));
+        stream.write_all(&question).await.unwrap();
+        receive_framed(&mut stream).await.answers.len()
+    };
+    let fail = |n: u8| {
+        let (own, directory) = ("koornacht".parse().unwrap(), scene.directory.snapshot());
+        let endpoint = SocketAddr::from(([10, 1, 1, n], 8080));
+        let (failure, witness) = (Failure::Refused, Witness::Kernel);
+        scene
+            .health
+            .record_failure(&own, &directory, endpoint, failure, witness);
+    };
+    assert_eq!(count().await, 100);
+    fail(7);
+    assert_eq!(count().await, 99);
+    scene.health.record_success(([10, 1, 1, 7], 8080).into());
+    assert_eq!(count().await, 100);
 }
 
 #[tokio::test]
@@ -272,6 +309,7 @@ async fn an_external_name_is_answered_with_its_address() {
     let metrics = Arc::new(DnsMetrics::default());
     let context = DnsContext {
         directory: Published::fixed(mesh.directory()),
+        health: Arc::default(),
         cluster: "koornacht".parse().unwrap(),
         node: "koornacht-worker".to_owned(),
         metrics: Arc::clone(&metrics),
@@ -353,6 +391,7 @@ async fn names_that_no_rule_allows_are_refused() {
     );
     let context = DnsContext {
         directory,
+        health: Arc::default(),
         cluster: "koornacht".parse().unwrap(),
         node: "koornacht-worker".to_owned(),
         metrics: Arc::clone(&metrics),

@@ -3,9 +3,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::{Name, RData, Record, rdata::SRV};
+use tulle_balance::Ejected;
 use tulle_model::{ClusterName, Service, ServicePort, Workload};
 
-use super::{ADDRESSES_MAX, Lookup, TTL_SECS, Zone, absolute, endpoints::host_label};
+use super::{
+    ADDRESSES_MAX, Lookup, TTL_SECS, Zone, absolute,
+    endpoints::{Choice, host_label},
+};
 
 impl<'a> Zone<'a> {
     /// SRV records: one for the cluster IP, or one for each endpoint of a headless service, perhaps of one cluster only.
@@ -26,32 +30,33 @@ impl<'a> Zone<'a> {
             return locations.done();
         }
         let key = service.key();
-        let endpoints = self.ready(service, cluster);
-        let weight = weight_of_each(endpoints.len());
         for port in ports {
+            let endpoints = self.choice().ready_at(service, cluster, port);
+            let weight = weight_of_each(endpoints.len());
             for endpoint in endpoints.iter().take(ADDRESSES_MAX) {
                 let Some(target) = absolute(&self.endpoint_name(service, endpoint)) else {
                     continue;
                 };
-                let mut served = endpoint.serving_addresses(&key, port);
-                let number = served
-                    .next()
-                    .map_or(port.target_port, |socket| socket.port());
-                locations.add(target, number, weight, &endpoint.addresses);
+                if let Some(served) = endpoint.serving_addresses(&key, port).next() {
+                    locations.add(target, served.port(), weight, &endpoint.addresses);
+                }
             }
         }
         locations.done()
     }
 
-    /// The name of an endpoint of a headless service at an address, if there is one.
+    /// The name of an endpoint of a headless service at an address, if there is one. That it failed does not take it away.
     pub(super) fn endpoint_hostname(&self, address: IpAddr) -> Option<String> {
         let endpoint = self.directory.workload_at(address)?;
+        let choice = Choice {
+            ejected: &Ejected::none(),
+            ..self.choice()
+        };
         endpoint.services.keys().find_map(|key| {
             let service = self.directory.service(key)?;
             let serves = || {
-                self.ready(service, None)
-                    .iter()
-                    .any(|w| w.uid == endpoint.uid)
+                let ready = choice.ready(service, None);
+                ready.iter().any(|w| w.uid == endpoint.uid)
             };
             (service.is_headless() && serves()).then(|| self.endpoint_name(service, endpoint))
         })

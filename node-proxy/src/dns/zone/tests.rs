@@ -1,8 +1,10 @@
+mod ejected;
+
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RData, RecordType};
 use proptest::prelude::*;
-use tulle_balance::Viewpoint;
+use tulle_balance::{Ejected, Viewpoint};
 use tulle_model::{Change, Directory, Health, Locality, PortMapping, Text, Workload};
 
 use super::{Lookup, Zone, search_list};
@@ -64,6 +66,15 @@ fn mesh() -> Directory {
 }
 
 fn look_up(directory: &Directory, name: &str, kind: RecordType) -> Lookup {
+    look_up_without(&Ejected::none(), directory, name, kind)
+}
+
+fn look_up_without(
+    ejected: &Ejected,
+    directory: &Directory,
+    name: &str,
+    kind: RecordType,
+) -> Lookup {
     let cluster = "koornacht".parse().unwrap();
     let locality = Locality::default();
     let search = search_list(&[], "default");
@@ -74,6 +85,7 @@ fn look_up(directory: &Directory, name: &str, kind: RecordType) -> Lookup {
             node: "koornacht-worker",
             locality: &locality,
         },
+        ejected,
         search: &search,
         rotation: 0,
     };
@@ -474,6 +486,7 @@ fn answers_turn_with_the_rotation() {
         let zone = Zone {
             directory: &directory,
             viewpoint,
+            ejected: &Ejected::none(),
             search: &[],
             rotation,
         };
@@ -498,7 +511,7 @@ proptest! {
             let locality = Locality::default();
             let viewpoint = Viewpoint { cluster: &cluster, node: "n", locality: &locality };
             let search = search_list(&[], "default");
-            let zone = Zone { directory: &mesh, viewpoint, search: &search, rotation: 7 };
+            let zone = Zone { directory: &mesh, viewpoint, ejected: &Ejected::none(), search: &search, rotation: 7 };
             for kind in [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::PTR, RecordType::ANY] {
                 let _lookup = zone.look_up(&name, kind);
             }
@@ -529,4 +542,45 @@ fn a_silent_clusters_pod_is_named_only_when_no_other_is() {
     );
     directory.apply(Change::Workload(Arc::new(twin)));
     assert_eq!(found(&directory), ["10.1.1.9"]);
+}
+
+/// Its name with the cluster in it means nobody else, so nobody else makes it unknown.
+#[test]
+fn a_silent_clusters_pod_keeps_the_name_that_says_its_cluster() {
+    let mut directory = mesh();
+    let mut twin = pod("tion", "data", "db-0", &["10.2.1.9"]);
+    twin.hostname = "db-0".into();
+    twin.demoted = true;
+    let db = "data/db.data.svc.cluster.local".parse().unwrap();
+    twin.services.insert(db, Vec::new());
+    directory.apply(Change::Workload(Arc::new(twin)));
+    let name = "db-0.tion.db.data.svc.cluster.local.";
+    let found = look_up(&directory, name, RecordType::A);
+    let Lookup::Records { answers, .. } = found else {
+        panic!("an answer is expected: {found:?}");
+    };
+    assert_eq!(answers[0].data.to_string(), "10.2.1.9");
+}
+
+/// A port by name that a pod does not have: there is no location to tell.
+#[test]
+fn a_pod_without_the_port_has_no_location() {
+    let mut directory = mesh();
+    let mut other = pod("koornacht", "data", "db-9", &["10.1.1.99"]);
+    let db = "data/db.data.svc.cluster.local".parse().unwrap();
+    other.services.insert(db, Vec::new());
+    directory.apply(Change::Workload(Arc::new(other)));
+    let name = "_sql._tcp.koornacht.db.data.svc.cluster.local.";
+    let Lookup::Records { answers, .. } = look_up(&directory, name, RecordType::SRV) else {
+        panic!("an answer is expected");
+    };
+    let mut texts: Vec<_> = answers.iter().map(|r| r.data.to_string()).collect();
+    texts.sort();
+    assert_eq!(
+        texts,
+        [
+            "0 50 5432 10-1-1-6.db.data.svc.cluster.local.",
+            "0 50 5432 db-0.db.data.svc.cluster.local.",
+        ]
+    );
 }
