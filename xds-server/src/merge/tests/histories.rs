@@ -1,5 +1,7 @@
 //! The same facts in other orders, and the same facts again.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// One thing that a cluster says; a later word about the same thing replaces it.
