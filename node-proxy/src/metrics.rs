@@ -8,7 +8,13 @@ mod process;
 use std::sync::Arc;
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 
@@ -36,6 +42,18 @@ impl ControlMetrics {
         self.kernel.register(registry);
         self.pods.register(registry);
     }
+}
+
+/// Writes a gauge that is looked up when metrics are asked for; nothing where there is no value.
+fn encode_gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: Option<i64>,
+) -> std::fmt::Result {
+    let Some(value) = value else { return Ok(()) };
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }
 
 /// A counter for each value of one label.

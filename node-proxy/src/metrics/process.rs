@@ -2,12 +2,10 @@
 
 use std::{fs, time::SystemTime};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::gauge::ConstGauge,
-};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use rustix::process::{Resource, getrlimit};
+
+use super::encode_gauge;
 
 /// Reads `/proc/self` whenever metrics are asked for.
 #[derive(Debug)]
@@ -24,13 +22,8 @@ impl ProcessCollector {
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut gauge = |name: &str, help: &str, value: Option<i64>| match value {
-            Some(value) => {
-                let metric = ConstGauge::new(value);
-                let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-                metric.encode(encoder)
-            }
-            None => Ok(()),
+        let mut gauge = |name: &str, help: &str, value: Option<i64>| {
+            encode_gauge(&mut encoder, name, help, value)
         };
         let memory = fs::read_to_string("/proc/self/status").unwrap_or_default();
         gauge(

@@ -1,12 +1,13 @@
 //! What a lane's socket gave: records to open, and opened bytes that the application has not taken.
 //!
-//! One buffer holds both, and is held only while something is in it.
+//! One buffer holds both: a record is opened where it lies, so its bytes are not moved until they are given away. The buffer is held only
+//! while something is in it, as an idle connection shall cost nothing.
 
 use std::{ops::Range, sync::Arc};
 
 use crate::pump::{BufferClass, BufferPool, PooledBuffer};
 
-/// What was read and not given away yet. The buffer is held only while there is something in it.
+/// What was read and not given away yet.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     pub(super) buffer: Option<PooledBuffer>,
