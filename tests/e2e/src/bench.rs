@@ -16,6 +16,7 @@ mod proxy;
 mod readme;
 mod report;
 mod samples;
+mod sizes;
 mod stage;
 mod trace;
 

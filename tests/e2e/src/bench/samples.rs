@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
-
 use super::{
     Mode,
     figure::{Figure, Sample},
@@ -111,18 +109,6 @@ impl Series {
         let (value, to) = (self.spread(mode)?.min, self.spread(to)?.min);
         (to > 0.0).then(|| value / to)
     }
-}
-
-/// How the last of several sizes compares with the first: what one run saw of both, by their medians.
-///
-/// # Errors
-/// When one of them was never measured.
-pub(super) fn flatness(figure: Figure, sizes: &[Vec<f64>]) -> Result<Sample> {
-    let median = |values: Option<&Vec<f64>>| {
-        let spread = values.and_then(|values| Spread::of(values));
-        anyhow::Ok(spread.context("a size was not measured")?.median)
-    };
-    Ok(figure.of(median(sizes.last())? / median(sizes.first())?))
 }
 
 impl Spread {

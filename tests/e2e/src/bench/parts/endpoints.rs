@@ -18,7 +18,7 @@ use crate::{
         figure::{Figure, Sample, Unit},
         part::Part,
         place::{Path, Place},
-        samples::flatness,
+        sizes::Sizes,
         stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT},
     },
     rig::streams,
@@ -50,28 +50,22 @@ impl Part for Endpoints {
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
         let _server = Server::start(place)?;
-        let mut samples = Vec::new();
-        let mut seen = Vec::new();
+        let mut sizes = Sizes::default();
         for count in COUNTS {
             let server = match place.stage.mode() {
                 Mode::Direct => SocketAddr::new(address(0).parse()?, PORT),
                 Mode::Tulle | Mode::Ztunnel => service(place, count)?,
             };
-            let mut rates = Vec::new();
-            for _ in 0..place.settings.rounds {
-                let outcome = place.load_at("connect", server, &["--clients", "16"])?;
-                rates.push(outcome.number("per_second")?);
-            }
             let name = format!("{count} endpoints, 16 clients, new connections");
             let is_end = count == 1 || count == 10_000;
             let figure = Figure::new(name, Unit::PerSecond).headline(is_end);
-            samples.extend(rates.iter().map(|rate| figure.clone().of(*rate)));
-            seen.push(rates);
+            sizes.ask(place, &figure, || {
+                let outcome = place.load_at("connect", server, &["--clients", "16"])?;
+                outcome.number("per_second")
+            })?;
         }
         let name = "new connections, 10,000 endpoints ÷ 1";
-        let figure = Figure::new(name, Unit::Share).headline(true);
-        samples.push(flatness(figure, &seen)?);
-        Ok(samples)
+        sizes.compared(Figure::new(name, Unit::Share).headline(true))
     }
 }
 

@@ -1,4 +1,4 @@
-//! New connections against more and more policies, and against more and more endpoints of a service.
+//! New connections against more and more policies.
 
 use anyhow::{Context as _, Result};
 
@@ -7,7 +7,7 @@ use crate::bench::{
     figure::{Figure, Sample, Unit},
     part::Part,
     place::{BETWEEN_NODES, Path, Place},
-    samples::flatness,
+    sizes::Sizes,
     stage::{CLIENT_CLUSTER, CLIENT_NODE, finish, server_name},
 };
 
@@ -36,29 +36,23 @@ impl Part for Policies {
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
-        let mut samples = Vec::new();
-        let mut seen = Vec::new();
+        let mut sizes = Sizes::default();
         let mut made = 0;
         for count in COUNTS {
             if place.stage.mode() != Mode::Direct && count > made {
                 make(place, made, count)?;
                 made = count;
             }
-            let mut rates = Vec::new();
-            for _ in 0..place.settings.rounds {
-                let outcome = place.load("connect", &["--clients", "16"])?;
-                rates.push(outcome.number("per_second")?);
-            }
             let name = format!("{count} policies, 16 clients, new connections");
             let is_end = count == 0 || count == 10_000;
             let figure = Figure::new(name, Unit::PerSecond).headline(is_end);
-            samples.extend(rates.iter().map(|rate| figure.clone().of(*rate)));
-            seen.push(rates);
+            sizes.ask(place, &figure, || {
+                let outcome = place.load("connect", &["--clients", "16"])?;
+                outcome.number("per_second")
+            })?;
         }
         let name = "new connections, 10,000 policies ÷ 0";
-        let figure = Figure::new(name, Unit::Share).headline(true);
-        samples.push(flatness(figure, &seen)?);
-        Ok(samples)
+        sizes.compared(Figure::new(name, Unit::Share).headline(true))
     }
 }
 

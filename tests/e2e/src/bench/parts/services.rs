@@ -10,7 +10,7 @@ use crate::bench::{
     figure::{Figure, Sample, Unit},
     part::Part,
     place::{Path, Place},
-    samples::flatness,
+    sizes::Sizes,
     stage::{CLIENT_CLUSTER, CLIENT_NODE, NAMESPACE, PORT, server_name},
 };
 
@@ -39,8 +39,7 @@ impl Part for Services {
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
-        let mut samples = Vec::new();
-        let mut seen = Vec::new();
+        let mut sizes = Sizes::default();
         let mut made = 0;
         for count in COUNTS {
             let server = match place.stage.mode() {
@@ -51,19 +50,14 @@ impl Part for Services {
                     target(place)?
                 }
             };
-            let mut nanos = Vec::new();
-            for _ in 0..place.settings.rounds {
-                let outcome = place.load_at("dial", server, &[])?;
-                nanos.push(outcome.number("p50_us")? * 1e3);
-            }
             let name = format!("connect() against {count} services, p50");
             let figure = Figure::new(name, Unit::Nanos).headline(count != 100);
-            samples.extend(nanos.iter().map(|nanos| figure.clone().of(*nanos)));
-            seen.push(nanos);
+            sizes.ask(place, &figure, || {
+                let outcome = place.load_at("dial", server, &[])?;
+                Ok(outcome.number("p50_us")? * 1e3)
+            })?;
         }
-        let figure = Figure::new("connect(), 10,000 services ÷ 1", Unit::Times).headline(true);
-        samples.push(flatness(figure, &seen)?);
-        Ok(samples)
+        sizes.compared(Figure::new("connect(), 10,000 services ÷ 1", Unit::Times).headline(true))
     }
 }
 
