@@ -32,9 +32,6 @@ pub struct Uses {
 }
 
 impl FastPath {
-    /// All of them.
-    pub const ALL: [FastPath; 3] = [FastPath::Lanes, FastPath::Sockmap, FastPath::SameNode];
-
     /// The node proxy's arguments that switch it off.
     pub fn off(self) -> &'static [&'static str] {
         match self {
@@ -42,6 +39,21 @@ impl FastPath {
             FastPath::Sockmap => &["--sockmap", "off"],
             FastPath::SameNode => &["--same-node", "mtls"],
         }
+    }
+
+    /// Holds a promise in a lab of its own, in which this way is switched off; then asks the proxy of the node `clients` whether it was.
+    ///
+    /// # Errors
+    /// When the promise is broken, or connections took this way nevertheless.
+    pub fn without(
+        self,
+        rig: &str,
+        clients: &str,
+        promise: impl FnOnce(&Rig) -> Result<()>,
+    ) -> Result<()> {
+        let rig = Rig::up_with(rig, &[], self.off())?;
+        promise(&rig)?;
+        self.was_off(&Uses::of(&rig, clients)?)
     }
 
     /// Holds against it what was used.

@@ -9,4 +9,5 @@ pub mod delay;
 pub mod fast_paths;
 pub mod load;
 pub mod peer;
+pub mod promises;
 pub mod rig;

@@ -4,10 +4,13 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tulle_e2e::{
-    fast_paths::{FastPath, Uses},
+    fast_paths::FastPath,
+    promises::Promises,
     rig::{Rig, sum_of},
 };
 use tulle_lab::{Kind, ObjectKey};
+
+const CLIENT_NODE: &str = "koornacht-worker";
 
 #[test]
 fn programs_work_unchanged() -> Result<()> {
@@ -16,34 +19,21 @@ fn programs_work_unchanged() -> Result<()> {
 
 #[test]
 fn programs_work_without_lanes() -> Result<()> {
-    without(FastPath::Lanes, "aphbo")
+    FastPath::Lanes.without("aphbo", CLIENT_NODE, keeps_all_promises)
 }
 
 #[test]
 fn programs_work_with_tls_on_one_node() -> Result<()> {
-    without(FastPath::SameNode, "aptls")
-}
-
-fn without(fast_path: FastPath, rig: &str) -> Result<()> {
-    let rig = Rig::up_with(rig, &[], fast_path.off())?;
-    keeps_all_promises(&rig)?;
-    fast_path.was_off(&Uses::of(&rig, "koornacht-worker")?)
+    FastPath::SameNode.without("aptls", CLIENT_NODE, keeps_all_promises)
 }
 
 fn keeps_all_promises(rig: &Rig) -> Result<()> {
     set_up(rig)?;
-    let mut failed = Vec::new();
+    let mut promises = Promises::default();
     for (promise, check) in PROMISES {
-        match check(rig) {
-            Ok(()) => eprintln!("holds: {promise}"),
-            Err(error) => {
-                eprintln!("BROKEN: {promise}: {error:#}");
-                failed.push(format!("{promise}: {error:#}"));
-            }
-        }
+        promises.note(promise, check(rig));
     }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    promises.all_kept()
 }
 
 type Check = fn(&Rig) -> Result<()>;

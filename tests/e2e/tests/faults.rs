@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tulle_e2e::{
     command::Tulle,
     curls::{Outcome, now_micros},
+    promises::Promises,
 };
 
 const CURLS: &str = env!("CARGO_BIN_EXE_curls");
@@ -28,18 +29,11 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 #[test]
 fn requests_go_on_while_parts_fail() -> Result<()> {
     let rig = Rig::up()?;
-    let mut faults = Vec::new();
-    for (name, scenario) in SCENARIOS {
-        match scenario(&rig).with_context(|| name.to_owned()) {
-            Ok(()) => eprintln!("holds: {name}"),
-            Err(error) => {
-                eprintln!("BROKEN: {error:#}");
-                faults.push(format!("{error:#}"));
-            }
-        }
+    let mut promises = Promises::default();
+    for (promise, scenario) in SCENARIOS {
+        promises.note(promise, scenario(&rig));
     }
-    ensure!(faults.is_empty(), "{}", faults.join("\n\n"));
-    Ok(())
+    promises.all_kept()
 }
 
 type Scenario = fn(&Rig) -> Result<()>;

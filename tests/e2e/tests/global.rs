@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use tulle_e2e::rig::{READY_DEADLINE, Rig};
+use tulle_e2e::{
+    promises::Promises,
+    rig::{READY_DEADLINE, Rig},
+};
 use tulle_lab::{Kind, ObjectKey};
 
 /// Two servers in each cluster, on its two nodes.
@@ -22,18 +25,11 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(15);
 #[test]
 fn what_two_clusters_share_is_chosen_by_the_rules() -> Result<()> {
     let scene = Scene::up()?;
-    let mut failed = Vec::new();
+    let mut promises = Promises::default();
     for (promise, check) in PROMISES {
-        match check(&scene) {
-            Ok(()) => eprintln!("holds: {promise}"),
-            Err(error) => {
-                eprintln!("BROKEN: {promise}: {error:#}");
-                failed.push(format!("{promise}: {error:#}"));
-            }
-        }
+        promises.note(promise, check(&scene));
     }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    promises.all_kept()
 }
 
 type Check = fn(&Scene) -> Result<()>;

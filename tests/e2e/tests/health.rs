@@ -8,25 +8,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tulle_e2e::rig::{READY_DEADLINE, Rig, sum_of};
+use tulle_e2e::{
+    promises::Promises,
+    rig::{READY_DEADLINE, Rig, sum_of},
+};
 use tulle_lab::{Kind, ObjectKey};
 
 #[test]
 fn failing_servers_cost_their_clients_little() -> Result<()> {
     let rig = Rig::up("hlth", &[])?;
     set_up(&rig)?;
-    let mut failed = Vec::new();
+    let mut promises = Promises::default();
     for (promise, check) in PROMISES {
-        match check(&rig) {
-            Ok(()) => eprintln!("holds: {promise}"),
-            Err(error) => {
-                eprintln!("BROKEN: {promise}: {error:#}");
-                failed.push(format!("{promise}: {error:#}"));
-            }
-        }
+        promises.note(promise, check(&rig));
     }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    promises.all_kept()
 }
 
 type Check = fn(&Rig) -> Result<()>;

@@ -47,23 +47,17 @@ fn every_byte_and_every_close_is_as_without_mesh() -> Result<()> {
 
 #[test]
 fn every_byte_and_every_close_is_so_without_lanes() -> Result<()> {
-    without(FastPath::Lanes, "byhbo")
+    FastPath::Lanes.without("byhbo", CLIENT_NODE, |rig| talk(rig, &SOME))
 }
 
 #[test]
 fn every_byte_and_every_close_is_so_without_the_sockmap() -> Result<()> {
-    without(FastPath::Sockmap, "bynos")
+    FastPath::Sockmap.without("bynos", CLIENT_NODE, |rig| talk(rig, &SOME))
 }
 
 #[test]
 fn every_byte_and_every_close_is_so_with_tls_on_one_node() -> Result<()> {
-    without(FastPath::SameNode, "bytls")
-}
-
-fn without(fast_path: FastPath, rig: &str) -> Result<()> {
-    let rig = Rig::up_with(rig, &[], fast_path.off())?;
-    talk(&rig, &SOME)?;
-    fast_path.was_off(&Uses::of(&rig, CLIENT_NODE)?)
+    FastPath::SameNode.without("bytls", CLIENT_NODE, |rig| talk(rig, &SOME))
 }
 
 fn talk(rig: &Rig, counts: &Conversations) -> Result<()> {

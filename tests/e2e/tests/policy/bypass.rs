@@ -13,7 +13,10 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
-use tulle_e2e::rig::{READY_DEADLINE, Rig, sum_of};
+use tulle_e2e::{
+    promises::Promises,
+    rig::{READY_DEADLINE, Rig, sum_of},
+};
 use tulle_identity::testing::{CarelessPeer, Flaw, Forge};
 
 use crate::prober::{Fate, PYTHON, Prober, SCRIPT, Target, Transport};
@@ -112,7 +115,7 @@ const ATTEMPTS: [Attempt; 10] = [
 #[test]
 fn nobody_gets_around_a_policy() -> Result<()> {
     let scene = Scene::up()?;
-    let mut failed = Vec::new();
+    let mut promises = Promises::default();
     for attempt in ATTEMPTS {
         let count = |series: &Series| scene.count(*series);
         let before: Vec<u64> = attempt.counted.iter().map(count).collect::<Result<_>>()?;
@@ -125,19 +128,13 @@ fn nobody_gets_around_a_policy() -> Result<()> {
             }
             Ok(())
         });
-        match outcome {
-            Ok(()) => eprintln!("holds: {}", attempt.name),
-            Err(error) => {
-                eprintln!("BROKEN: {}: {error:#}", attempt.name);
-                failed.push(format!("{}: {error:#}", attempt.name));
-            }
-        }
+        promises.note(attempt.name, outcome);
     }
-    if let Err(error) = scene.says_why() {
-        failed.push(format!("{error:#}"));
-    }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    promises.note(
+        "what was refused is told, with the reason",
+        scene.says_why(),
+    );
+    promises.all_kept()
 }
 
 struct Scene {

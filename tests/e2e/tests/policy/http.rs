@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use tulle_e2e::rig::{READY_DEADLINE, Rig, streams, sum_of};
+use tulle_e2e::{
+    promises::Promises,
+    rig::{READY_DEADLINE, Rig, streams, sum_of},
+};
 use tulle_lab::{Kind, ObjectKey};
 
 use crate::prober::PYTHON;
@@ -17,18 +20,11 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(15);
 #[test]
 fn requests_are_allowed_and_denied() -> Result<()> {
     let scene = Scene::up("l7", 0)?;
-    let mut failed = Vec::new();
+    let mut promises = Promises::default();
     for (promise, check) in PROMISES {
-        match check(&scene) {
-            Ok(()) => eprintln!("holds: {promise}"),
-            Err(error) => {
-                eprintln!("BROKEN: {promise}: {error:#}");
-                failed.push(format!("{promise}: {error:#}"));
-            }
-        }
+        promises.note(promise, check(&scene));
     }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    promises.all_kept()
 }
 
 type Check = fn(&Scene) -> Result<()>;

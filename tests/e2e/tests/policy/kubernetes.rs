@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tulle_e2e::rig::{READY_DEADLINE, Rig};
+use tulle_e2e::{
+    promises::Promises,
+    rig::{READY_DEADLINE, Rig},
+};
 use tulle_lab::{Edited, Kind, ObjectKey};
 
 use crate::prober::{Fate, PYTHON, Prober, SCRIPT, Target, Transport};
@@ -70,21 +73,16 @@ struct Step {
 #[test]
 fn network_policies_hold_between_all_pods() -> Result<()> {
     let mut scene = Scene::up()?;
-    let mut failed = Vec::new();
+    let mut promises = Promises::default();
     for step in STEPS {
-        match scene.play(step) {
-            Ok(took) => eprintln!("holds after {took:?}: {}", step.name),
-            Err(error) => {
-                eprintln!("BROKEN: {}: {error:#}", step.name);
-                failed.push(format!("{}: {error:#}", step.name));
-            }
-        }
+        let outcome = scene.play(step);
+        promises.note(
+            step.name,
+            outcome.map(|took| eprintln!("after {took:?}: {}", step.name)),
+        );
     }
-    if let Err(error) = scene.labels_change() {
-        failed.push(format!("labels: {error:#}"));
-    }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    promises.note("labels that change", scene.labels_change());
+    promises.all_kept()
 }
 
 struct Scene {
