@@ -21,6 +21,12 @@ mod prober;
 #[path = "policy/random_policies.rs"]
 mod random_policies;
 
+#[path = "policy/cast.rs"]
+mod cast;
+
+#[path = "policy/names.rs"]
+mod names;
+
 #[path = "policy/agreement.rs"]
 mod agreement;
 

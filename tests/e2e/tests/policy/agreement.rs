@@ -1,5 +1,7 @@
 //! The kernel and the proxies do with real connections what the rules mean: random policies of all three languages, and every pair of
 //! pods, nodes and strangers tried, held against the interpreter that is written from the semantics alone.
+//!
+//! A wide world has pods of a second cluster as well, and names for the strangers; its policies speak of clusters and of names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,16 +15,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::json;
+use serde_json::Value;
 use tulle_e2e::{
     fast_paths::{FastPath, Uses},
-    rig::{READY_DEADLINE, Rig},
+    rig::Rig,
 };
-use tulle_lab::{ClusterConfig, Kind, ObjectKey};
-use tulle_model::{
-    Change, Directory, NamedPort, NamespacedName, Protocol, Rules, Service, SmallMap,
-    TunnelProtocol, Workload, WorkloadUid,
-};
+use tulle_lab::{ClusterConfig, ObjectKey};
+use tulle_model::{Change, Directory, Rules, Workload, WorkloadUid};
 use tulle_policy::{
     DefaultCluster, ReadPolicy, ReadSettings,
     compiled::{Direction, Flow, FlowPeer, LearnedNames, ServerName},
@@ -31,55 +30,106 @@ use tulle_policy::{
 };
 
 use crate::{
+    cast::{make_pods, plain_workload, web_service},
+    names::{self, Names},
     prober::{Fate, PYTHON, Prober, SCRIPT, Target, Transport},
-    random_policies::{Dice, NAMESPACES, PORTS, Policy, STRANGER, policies},
+    random_policies::{Dice, NAMESPACES, PORTS, Policy, STRANGER, Vocabulary, policies},
 };
 
+/// Where the policies are.
 const CLUSTER: &str = "koornacht";
+/// The other one, in wide worlds.
+const OTHER_CLUSTER: &str = "tion";
 /// Pods of every node reach each other; this is one of them.
 const CLIENTS_NODE: &str = "koornacht-worker";
 const PODS: [&str; 3] = ["a", "b", "c"];
+/// In the other cluster: one of each namespace.
+const OTHER_PODS: [&str; 1] = ["d"];
+/// What wide worlds speak of.
+const WIDE: Vocabulary = Vocabulary {
+    clusters: &[CLUSTER, OTHER_CLUSTER],
+    names: &names::PATTERNS,
+};
 /// From a change until every node has it and every try comes out right; a busy machine included.
 const CHANGE_LIMIT: Duration = Duration::from_secs(15);
 /// A world that lets through less than this share of its tries, or more than the rest, shows little.
 const SHARE_MIN: f64 = 0.2;
+/// One choice in a few will do; a few dozen where it has to be a wide one.
+const CHOICES_MAX: usize = 2_000;
 
-/// Denied connections end at once, so that a lot of them can be tried.
 #[test]
 fn the_kernel_agrees_with_the_interpreter() -> Result<()> {
-    compare("agree", &["--denied", "reject"], 3, Duration::from_secs(3)).map(drop)
+    compare("agree", &Setup { worlds: 3, ..QUICK }).map(drop)
+}
+
+/// Selectors of clusters, and names of addresses.
+#[test]
+fn the_kernel_agrees_about_other_clusters_and_names() -> Result<()> {
+    let setup = Setup {
+        words: WIDE,
+        worlds: 2,
+        ..QUICK
+    };
+    compare("agrwd", &setup).map(drop)
 }
 
 /// As clients meet it by default: nothing answers.
 #[test]
 fn the_kernel_agrees_where_denied_is_silent() -> Result<()> {
-    compare("agred", &[], 1, Duration::from_millis(900)).map(drop)
+    let setup = Setup {
+        arguments: &[],
+        patience: Duration::from_millis(900),
+        ..QUICK
+    };
+    compare("agred", &setup).map(drop)
 }
 
+/// The sockmap is not among them: it carries what has been decided on.
 #[test]
 fn the_kernel_agrees_without_each_fast_path() -> Result<()> {
     for (fast_path, rig) in [(FastPath::Lanes, "agrhb"), (FastPath::SameNode, "agrtl")] {
-        let arguments = [&["--denied", "reject"], fast_path.off()].concat();
-        let scene = compare(rig, &arguments, 1, Duration::from_secs(3))?;
+        let arguments = &[QUICK.arguments, fast_path.off()].concat();
+        let scene = compare(rig, &Setup { arguments, ..QUICK })?;
         fast_path.was_off(&Uses::of(&scene.rig, CLIENTS_NODE)?)?;
     }
     Ok(())
 }
 
-fn compare(rig: &str, arguments: &[&str], worlds: usize, patience: Duration) -> Result<Scene> {
+/// What a test compares, and where.
+struct Setup<'a> {
+    /// Of the node proxies.
+    arguments: &'a [&'a str],
+    words: Vocabulary,
+    worlds: usize,
+    /// For how long a try waits for an answer.
+    patience: Duration,
+}
+
+/// Denied connections end at once, so that a lot of them can be tried.
+const QUICK: Setup<'static> = Setup {
+    arguments: &["--denied", "reject"],
+    words: Vocabulary {
+        clusters: &[],
+        names: &[],
+    },
+    worlds: 1,
+    patience: Duration::from_secs(3),
+};
+
+fn compare(rig: &str, setup: &Setup<'_>) -> Result<Scene> {
     let seed = std::env::var("TULLE_SEED")
         .ok()
         .and_then(|s| s.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     eprintln!("TULLE_SEED={seed}");
     let dice = &mut Dice(seed);
-    let mut scene = Scene::up(rig, arguments, dice)?;
+    let mut scene = Scene::up(rig, setup, dice)?;
     let mut compared = 0;
-    for world in 0..worlds {
-        let chosen = scene.choose(dice)?;
+    for world in 0..setup.worlds {
+        let chosen = scene.choose(dice, setup.words)?;
         let began = Instant::now();
         scene.apply(&chosen)?;
-        let count = scene.until_agreed(patience).with_context(|| {
+        let count = scene.until_agreed(setup.patience).with_context(|| {
             let texts = chosen.iter().map(|policy| policy.manifest.to_string());
             let texts: Vec<String> = texts.collect();
             format!("seed {seed}, world {world}:\n{}", texts.join("\n"))
@@ -92,7 +142,7 @@ fn compare(rig: &str, arguments: &[&str], worlds: usize, patience: Duration) -> 
         );
         compared += all;
     }
-    ensure!(compared >= 600 * worlds, "only {compared} tries");
+    ensure!(compared >= 600 * setup.worlds, "only {compared} tries");
     Ok(scene)
 }
 
@@ -117,6 +167,7 @@ struct Try {
 struct Meant {
     directory: Directory,
     istio: IstioPolicies,
+    learned: LearnedNames,
 }
 
 struct Scene {
@@ -124,6 +175,8 @@ struct Scene {
     cluster: ClusterConfig,
     /// The pods and nodes, without a policy.
     directory: Directory,
+    /// In wide worlds.
+    names: Option<Names>,
     router: IpAddr,
     tries: Vec<Try>,
     probers: BTreeMap<From, Prober>,
@@ -132,14 +185,25 @@ struct Scene {
 }
 
 impl Scene {
-    fn up(name: &str, arguments: &[&str], dice: &mut Dice) -> Result<Scene> {
-        let rig = Rig::up_with(name, &[CLUSTER], arguments)?;
+    fn up(name: &str, setup: &Setup<'_>, dice: &mut Dice) -> Result<Scene> {
+        let is_wide = !setup.words.clusters.is_empty();
+        let clusters = if is_wide {
+            setup.words.clusters
+        } else {
+            &[CLUSTER]
+        };
+        let rig = Rig::up_with(name, clusters, setup.arguments)?;
         let cluster = rig.lab.cluster(CLUSTER)?.clone();
         let mut directory = Directory::default();
         for namespace in NAMESPACES {
             directory.apply(Change::Service(Arc::new(web_service(namespace))));
         }
-        for workload in make_pods(&rig, &cluster, dice)? {
+        let mut pods = make_pods(&rig, &cluster, &PODS, dice)?;
+        if is_wide {
+            let other = rig.lab.cluster(OTHER_CLUSTER)?.clone();
+            pods.extend(foreign_pods(&rig, &other, dice)?);
+        }
+        for workload in pods {
             directory.apply(Change::Workload(Arc::new(workload)));
         }
         for node in &cluster.nodes {
@@ -151,19 +215,18 @@ impl Scene {
             directory.apply(Change::Workload(Arc::new(workload)));
             rig.lab.inside_node(&node.name, || serve(address))??;
         }
-        let router = IpAddr::from(cluster.router());
+        let (router, stranger) = (IpAddr::from(cluster.router()), STRANGER.parse()?);
         rig.lab.inside_router(|| -> Result<()> {
             let words = ["addr", "add", &format!("{STRANGER}/32"), "dev", "lo"];
             let status = Command::new("ip").args(words).status()?;
             ensure!(status.success(), "ip {words:?}: {status}");
-            for address in [router, STRANGER.parse()?] {
-                serve(address)?;
-            }
-            Ok(())
+            [router, stranger].into_iter().try_for_each(serve)
         })??;
+        let names = is_wide.then(|| Names::set_up(&rig, &cluster, stranger, router));
         let mut scene = Scene {
-            tries: all_tries(&directory, [router, STRANGER.parse()?]),
+            tries: all_tries(&directory, &cluster, [router, stranger]),
             probers: BTreeMap::new(),
+            names: names.transpose()?,
             rig,
             cluster,
             directory,
@@ -177,7 +240,8 @@ impl Scene {
 
     fn start_probers(&mut self) -> Result<()> {
         for pod in self.directory.workloads().filter(|w| !w.host_network) {
-            let prober = Prober::start(&self.rig, CLUSTER, &pod.namespace, &pod.name)?;
+            let cluster = pod.cluster.as_str();
+            let prober = Prober::start(&self.rig, cluster, &pod.namespace, &pod.name)?;
             self.probers.insert(From::Pod(pod.uid.clone()), prober);
         }
         let stranger = self.rig.lab.inside_router(|| {
@@ -191,17 +255,43 @@ impl Scene {
         Ok(())
     }
 
-    /// Policies that let some through and stop some.
-    fn choose(&mut self, dice: &mut Dice) -> Result<Vec<Policy>> {
-        loop {
-            let chosen = policies(dice);
+    /// Policies that let some through and stop some; and where they may speak of clusters and names, both make a difference.
+    fn choose(&mut self, dice: &mut Dice, words: Vocabulary) -> Result<Vec<Policy>> {
+        for _ in 0..CHOICES_MAX {
+            let chosen = policies(dice, words);
             self.meant = self.read(&chosen)?;
-            let passing = self.tries.iter().filter(|one| self.passes(one)).count();
-            let share = share_of(passing, self.tries.len());
-            if (SHARE_MIN..1.0 - SHARE_MIN).contains(&share) {
+            let passing = self.verdicts(&self.meant);
+            let share = share_of(
+                passing.iter().filter(|passes| **passes).count(),
+                passing.len(),
+            );
+            if !(SHARE_MIN..1.0 - SHARE_MIN).contains(&share) {
+                continue;
+            }
+            if words.clusters.is_empty() || self.is_wide(&chosen, &passing)? {
                 return Ok(chosen);
             }
         }
+        bail!("no policies that let some through and stop some");
+    }
+
+    /// Whether the verdicts are others when no name is known, and when the policies mean the other cluster.
+    fn is_wide(&self, chosen: &[Policy], passing: &[bool]) -> Result<bool> {
+        let mut nameless = self.read(chosen)?;
+        nameless.learned = LearnedNames::default();
+        if self.verdicts(&nameless) == passing {
+            return Ok(false);
+        }
+        let mut turned = chosen.to_vec();
+        for policy in &mut turned {
+            policy.manifest = with_clusters_turned(&policy.manifest)?;
+        }
+        Ok(self.verdicts(&self.read(&turned)?) != passing)
+    }
+
+    fn verdicts(&self, meant: &Meant) -> Vec<bool> {
+        let tries = self.tries.iter();
+        tries.map(|one| self.passes(one, meant)).collect()
     }
 
     fn read(&self, policies: &[Policy]) -> Result<Meant> {
@@ -212,6 +302,7 @@ impl Scene {
         let mut meant = Meant {
             directory: self.directory.clone(),
             istio: IstioPolicies::default(),
+            learned: self.names.as_ref().map(Names::learned).unwrap_or_default(),
         };
         for policy in policies {
             let read = read_policy(&policy.manifest, &settings);
@@ -261,6 +352,10 @@ impl Scene {
     }
 
     fn wrong(&mut self, patience: Duration) -> Result<(Vec<String>, BTreeMap<String, usize>)> {
+        let mut wrong = Vec::new();
+        if let Some(Err(error)) = self.names.as_mut().map(Names::learn) {
+            wrong.push(format!("{error:#}"));
+        }
         let mut asked: BTreeMap<From, Vec<Try>> = BTreeMap::new();
         for one in &self.tries {
             asked.entry(one.from.clone()).or_default().push(one.clone());
@@ -271,13 +366,13 @@ impl Scene {
             let prober = self.probers.get_mut(from).context("no prober")?;
             prober.ask(&targets, patience)?;
         }
-        let (mut wrong, mut count) = (Vec::new(), BTreeMap::new());
+        let mut count = BTreeMap::new();
         for (from, tries) in asked {
             let prober = self.probers.get_mut(&from).context("no prober")?;
             let fates = prober.answer()?;
             ensure!(fates.len() == tries.len(), "{} answers", fates.len());
             for (one, fate) in tries.into_iter().zip(fates) {
-                let passes = self.passes(&one);
+                let passes = self.passes(&one, &self.meant);
                 if (fate == Fate::Ok) != passes {
                     wrong.push(format!("{one:?} was {fate:?}, but meant to pass: {passes}"));
                 }
@@ -290,7 +385,7 @@ impl Scene {
     }
 
     /// Whether both ends let it pass.
-    fn passes(&self, one: &Try) -> bool {
+    fn passes(&self, one: &Try, meant: &Meant) -> bool {
         let from = match &one.from {
             From::Pod(uid) => self.directory.workload(uid),
             From::Stranger => None,
@@ -317,10 +412,14 @@ impl Scene {
                 protocol: if is_tcp { 6 } else { 17 },
                 server_name: ServerName::Absent,
             };
+            // The other cluster has no policies.
+            if subject.cluster.as_str() != CLUSTER {
+                return true;
+            }
             let mesh = Mesh {
-                directory: &self.meant.directory,
-                istio: &self.meant.istio,
-                learned: &LearnedNames::default(),
+                directory: &meant.directory,
+                istio: &meant.istio,
+                learned: &meant.learned,
                 cluster: subject.cluster.clone(),
                 own_node: WorkloadUid::of_node(&subject.cluster, &subject.node),
                 requests: &[],
@@ -332,144 +431,33 @@ impl Scene {
     }
 }
 
+/// Pods that the policies' cluster sees from afar: its own services have none of them, since they are not global.
+fn foreign_pods(rig: &Rig, cluster: &ClusterConfig, dice: &mut Dice) -> Result<Vec<Workload>> {
+    let mut pods = make_pods(rig, cluster, &OTHER_PODS, dice)?;
+    for pod in &mut pods {
+        pod.services.clear();
+    }
+    Ok(pods)
+}
+
+/// The same policy, where each cluster stands for the other one.
+fn with_clusters_turned(manifest: &Value) -> Result<Value> {
+    let [one, other] = [CLUSTER, OTHER_CLUSTER].map(|name| format!("policy.cluster\":\"{name}\""));
+    let text = manifest.to_string();
+    let text = text.replace(&one, "\0").replace(&other, &one);
+    Ok(serde_json::from_str(&text.replace('\0', &other))?)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a few hundred tries")]
 fn share_of(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
 
-/// Nine of them, with random labels, service accounts and names of ports.
-fn make_pods(rig: &Rig, cluster: &ClusterConfig, dice: &mut Dice) -> Result<Vec<Workload>> {
-    let mut text = String::new();
-    for namespace in NAMESPACES {
-        let team = team_of(namespace);
-        let object = json!({"apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": namespace, "labels": {"team": team}}});
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": {"name": "web", "namespace": namespace}});
-        let service = json!({"apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "web", "namespace": namespace},
-            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
-        write!(text, "---\n{object}\n---\n{account}\n---\n{service}\n")?;
-    }
-    let mut pods = Vec::new();
-    let mut nodes = cluster.nodes.iter().cycle();
-    for namespace in NAMESPACES {
-        for name in PODS {
-            let node = nodes.next().context("no nodes")?;
-            let pod = random_pod(cluster, &node.name, namespace, name, dice)?;
-            writeln!(text, "---\n{}", manifest_of(&pod))?;
-            pods.push(pod);
-        }
-    }
-    rig.lab.apply_text(CLUSTER, &text)?;
-    for pod in &mut pods {
-        let key = ObjectKey::new(Kind::Pod, pod.namespace.as_str(), pod.name.as_str());
-        rig.lab.wait_pod_ready(CLUSTER, &key, READY_DEADLINE)?;
-        let object = rig.lab.api(CLUSTER)?.get(&key)?.context("no such pod")?;
-        let address = object.value.pointer("/status/podIP");
-        let address = address.and_then(|ip| ip.as_str()).context("no address")?;
-        pod.addresses = vec![address.parse()?];
-    }
-    Ok(pods)
-}
-
-/// A service in front of the namespace's `app: web`.
-fn web_service(namespace: &str) -> Service {
-    Service {
-        name: "web".into(),
-        namespace: namespace.into(),
-        hostname: web_hostname(namespace),
-        ..Service::default()
-    }
-}
-
-fn web_key(namespace: &str) -> NamespacedName {
-    NamespacedName::new(namespace, web_hostname(namespace))
-}
-
-fn web_hostname(namespace: &str) -> String {
-    format!("web.{namespace}.svc.cluster.local")
-}
-
-fn team_of(namespace: &str) -> &'static str {
-    if namespace == "x" { "red" } else { "blue" }
-}
-
-fn random_pod(
-    cluster: &ClusterConfig,
-    node: &str,
-    namespace: &str,
-    name: &str,
-    dice: &mut Dice,
-) -> Result<Workload> {
-    let mut pod = plain_workload(cluster, node)?;
-    pod.uid = WorkloadUid::of_pod(&pod.cluster, namespace, name);
-    pod.name = name.into();
-    pod.namespace = namespace.into();
-    pod.service_account = dice.pick(&["default", "web"]).into();
-    let app = dice.pick(&["web", "db"]);
-    pod.labels.insert("app".into(), app.into());
-    if app == "web" {
-        pod.services.insert(web_key(namespace), Vec::new());
-    }
-    if dice.one_in(2) {
-        let tier = dice.pick(&["front", "back"]);
-        pod.labels.insert("tier".into(), tier.into());
-    }
-    let team = ("team".into(), team_of(namespace).into());
-    pod.namespace_labels = Arc::new([team].into_iter().collect());
-    let (port, protocol) = (
-        dice.pick(&PORTS),
-        dice.pick(&[Protocol::Tcp, Protocol::Udp]),
-    );
-    pod.named_ports
-        .insert("http".into(), NamedPort { port, protocol });
-    Ok(pod)
-}
-
-fn plain_workload(cluster: &ClusterConfig, node: &str) -> Result<Workload> {
-    let value = json!({
-        "uid": "", "name": node, "namespace": "", "service_account": "", "node": node,
-        "trust_domain": cluster.trust_domain, "cluster": cluster.name, "addresses": [],
-    });
-    let mut workload: Workload = serde_json::from_value(value)?;
-    workload.tunnel_protocol = TunnelProtocol::Hbone;
-    workload.labels = SmallMap::new();
-    Ok(workload)
-}
-
-fn manifest_of(pod: &Workload) -> serde_json::Value {
-    let mut command = vec![PYTHON, "-c", SCRIPT, "serve", &pod.name];
-    let ports = PORTS.map(|port| port.to_string());
-    command.extend(ports.iter().map(String::as_str));
-    let labels = pod.labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-    let labels: BTreeMap<_, _> = labels.collect();
-    let named: Vec<_> = pod
-        .named_ports
-        .iter()
-        .map(|(name, named)| {
-            let protocol = if named.protocol == Protocol::Udp {
-                "UDP"
-            } else {
-                "TCP"
-            };
-            json!({"name": name, "containerPort": named.port, "protocol": protocol})
-        })
-        .collect();
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": labels},
-        "spec": {
-            "nodeName": pod.node, "serviceAccountName": pod.service_account,
-            "containers": [{"name": "main", "image": "tulle.test/host:1", "command": command, "ports": named}],
-        },
-    })
-}
-
-/// Every pod to every other, to the nodes and to strangers; and a stranger to every pod.
-fn all_tries(directory: &Directory, strangers: [IpAddr; 2]) -> Vec<Try> {
+/// Every pod to every other, to the nodes and to strangers, and a stranger to every pod, as far as policies of `home` have a say.
+fn all_tries(directory: &Directory, home: &ClusterConfig, strangers: [IpAddr; 2]) -> Vec<Try> {
     let mut ends: Vec<_> = directory.workloads().collect();
     ends.sort_by_key(|end| &end.uid);
+    let is_home = |end: &Workload| end.cluster.as_str() == home.name;
     let pods: Vec<_> = ends.iter().filter(|end| !end.host_network).collect();
     let mut tries = Vec::new();
     let mut add = |from: &From, to: IpAddr| {
@@ -484,13 +472,16 @@ fn all_tries(directory: &Directory, strangers: [IpAddr; 2]) -> Vec<Try> {
     };
     for pod in &pods {
         let from = From::Pod(pod.uid.clone());
-        for end in ends.iter().filter(|end| end.uid != pod.uid) {
+        let others = ends.iter().filter(|end| end.uid != pod.uid);
+        for end in others.filter(|end| is_home(pod) || is_home(end) && !end.host_network) {
             add(&from, end.addresses[0]);
         }
-        for stranger in strangers {
-            add(&from, stranger);
+        if is_home(pod) {
+            for stranger in strangers {
+                add(&from, stranger);
+            }
+            add(&From::Stranger, pod.addresses[0]);
         }
-        add(&From::Stranger, pod.addresses[0]);
     }
     tries
 }

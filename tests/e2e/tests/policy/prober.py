@@ -3,6 +3,7 @@
 serve NAME PORT...     answers on each port: TCP says the name, then TCP and UDP send back whatever comes
 probe                  reads lines of JSON: {"within": seconds, "targets": [[protocol, address, port], ...]}; for each line prints one:
                        a list of what became of each: "ok", "refused" (an error at once), or "silent" (nothing within the time)
+names                  reads lines with a name each; for each prints the first IPv4 address that it is told, or an empty line
 hold ADDRESS PORT      connects by TCP, prints "held", and waits for the end; prints "ended" and when, in microseconds since 1970
 ask ADDRESS PORT       connects by TCP and UDP once; fails unless both answer
 stand PROTOCOL ADDRESS PORT
@@ -90,6 +91,13 @@ def probe(within, targets):
         key.fileobj.close()
     waiting.close()
     return results
+
+
+def address_of(name):
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return ""
 
 
 def hold(address, port):
@@ -189,6 +197,9 @@ elif sys.argv[1] == "rush":
     rush(*sys.argv[2:])
 elif sys.argv[1] == "catch":
     catch(*sys.argv[2:])
+elif sys.argv[1] == "names":
+    for line in sys.stdin:
+        print(address_of(line.strip()), flush=True)
 else:
     for line in sys.stdin:
         asked = json.loads(line)

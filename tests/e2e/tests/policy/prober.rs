@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    net::IpAddr,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     time::Duration,
@@ -48,6 +49,26 @@ pub(crate) struct Prober {
 
 impl Prober {
     pub(crate) fn start(rig: &Rig, cluster: &str, namespace: &str, pod: &str) -> Result<Prober> {
+        Prober::start_as(rig, cluster, namespace, pod, "probe")
+    }
+
+    /// Runs the script's `names`, for [`Prober::look_up`].
+    pub(crate) fn start_asker(
+        rig: &Rig,
+        cluster: &str,
+        namespace: &str,
+        pod: &str,
+    ) -> Result<Prober> {
+        Prober::start_as(rig, cluster, namespace, pod, "names")
+    }
+
+    fn start_as(
+        rig: &Rig,
+        cluster: &str,
+        namespace: &str,
+        pod: &str,
+        word: &str,
+    ) -> Result<Prober> {
         let binaries = std::env::var_os("TULLE_BIN_DIR").context("TULLE_BIN_DIR is not set")?;
         let pod = format!("pod/{pod}");
         let process = Command::new(std::path::Path::new(&binaries).join("tulle"))
@@ -60,7 +81,7 @@ impl Prober {
                 "-n",
                 namespace,
             ])
-            .args([pod.as_str(), "-i", "--", PYTHON, "-c", SCRIPT, "probe"])
+            .args([pod.as_str(), "-i", "--", PYTHON, "-c", SCRIPT, word])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -91,6 +112,18 @@ impl Prober {
         let len = self.stdout.read_line(&mut line)?;
         ensure!(len > 0, "the prober ended");
         Ok(serde_json::from_str(&line)?)
+    }
+
+    /// The address of a name, if the pod is told one.
+    pub(crate) fn look_up(&mut self, name: &str) -> Result<Option<IpAddr>> {
+        let stdin = self.stdin.as_mut().context("the prober was ended")?;
+        writeln!(stdin, "{name}")?;
+        stdin.flush()?;
+        let mut line = String::new();
+        let len = self.stdout.read_line(&mut line)?;
+        ensure!(len > 0, "the prober ended");
+        let line = line.trim();
+        Ok((!line.is_empty()).then(|| line.parse()).transpose()?)
     }
 }
 

@@ -40,6 +40,22 @@ impl Dice {
     }
 }
 
+/// What policies may speak of beside pods of one cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vocabulary {
+    /// The names of clusters.
+    pub(crate) clusters: &'static [&'static str],
+    /// Patterns of DNS names, as the fields of a rule.
+    pub(crate) names: &'static [(&'static str, &'static str)],
+}
+
+impl Vocabulary {
+    /// Deny rules cannot name DNS names.
+    fn without_names(self) -> Self {
+        Vocabulary { names: &[], ..self }
+    }
+}
+
 /// A policy as it is applied.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
@@ -48,12 +64,12 @@ pub(crate) struct Policy {
 }
 
 /// A handful of each language; every name may come and go between two worlds.
-pub(crate) fn policies(dice: &mut Dice) -> Vec<Policy> {
+pub(crate) fn policies(dice: &mut Dice, words: Vocabulary) -> Vec<Policy> {
     let mut policies = Vec::new();
     for index in 0..3 {
         if !dice.one_in(3) {
             let namespace = dice.pick(&NAMESPACES);
-            policies.push(cilium(dice, namespace, &format!("c{index}")));
+            policies.push(cilium(dice, words, namespace, &format!("c{index}")));
         }
         if !dice.one_in(3) {
             let namespace = dice.pick(&NAMESPACES);
@@ -65,7 +81,14 @@ pub(crate) fn policies(dice: &mut Dice) -> Vec<Policy> {
         }
     }
     if dice.one_in(2) {
-        policies.push(cilium(dice, "", "whole"));
+        let mut whole = cilium(dice, words, "", "whole");
+        if !words.names.is_empty() {
+            // Who asks for names, and who answers, is left alone.
+            whole.manifest["spec"]["endpointSelector"]["matchExpressions"] = json!([
+                {"key": "k8s:io.kubernetes.pod.namespace", "operator": "In", "values": NAMESPACES},
+            ]);
+        }
+        policies.push(whole);
     }
     for namespace in NAMESPACES {
         if dice.one_in(3) {
@@ -139,7 +162,7 @@ fn except(dice: &mut Dice, block: &str) -> Vec<&'static str> {
     }
 }
 
-fn cilium(dice: &mut Dice, namespace: &str, name: &str) -> Policy {
+fn cilium(dice: &mut Dice, words: Vocabulary, namespace: &str, name: &str) -> Policy {
     let kind = if namespace.is_empty() {
         Kind::CiliumClusterwideNetworkPolicy
     } else {
@@ -148,11 +171,11 @@ fn cilium(dice: &mut Dice, namespace: &str, name: &str) -> Policy {
     let mut spec = json!({"endpointSelector": selector(dice)});
     for (direction, far) in [("ingress", "from"), ("egress", "to")] {
         if !dice.one_in(3) {
-            let rules = dice.few(|dice| cilium_rule(dice, far));
+            let rules = dice.few(|dice| cilium_rule(dice, words, far));
             spec[direction] = rules.into();
         }
         if dice.one_in(4) {
-            let rule = cilium_rule(dice, far);
+            let rule = cilium_rule(dice, words.without_names(), far);
             spec[format!("{direction}Deny")] = json!([rule]);
         }
     }
@@ -165,8 +188,13 @@ fn cilium(dice: &mut Dice, namespace: &str, name: &str) -> Policy {
     policy(kind, "cilium.io/v2", namespace, name, &spec)
 }
 
-fn cilium_rule(dice: &mut Dice, far: &str) -> Value {
+fn cilium_rule(dice: &mut Dice, words: Vocabulary, far: &str) -> Value {
     let mut rule = json!({});
+    if far == "to" && !words.names.is_empty() && dice.one_in(2) {
+        let (field, pattern) = dice.pick(words.names);
+        rule["toFQDNs"] = json!([{field: pattern}]);
+        return rule;
+    }
     if far == "to" && dice.one_in(6) {
         let namespace = dice.pick(&NAMESPACES);
         let service = json!({"serviceName": "web", "namespace": namespace});
@@ -185,7 +213,7 @@ fn cilium_rule(dice: &mut Dice, far: &str) -> Value {
             rule[format!("{far}CIDRSet")] = json!([{"cidr": cidr, "except": except}]);
         }
         _ => {
-            rule[format!("{far}Endpoints")] = dice.few(cilium_endpoints).into();
+            rule[format!("{far}Endpoints")] = dice.few(|dice| cilium_endpoints(dice, words)).into();
         }
     }
     if dice.one_in(2) {
@@ -202,7 +230,7 @@ fn cilium_rule(dice: &mut Dice, far: &str) -> Value {
     rule
 }
 
-fn cilium_endpoints(dice: &mut Dice) -> Value {
+fn cilium_endpoints(dice: &mut Dice, words: Vocabulary) -> Value {
     let mut selector = selector(dice);
     match dice.below(3) {
         0 => {}
@@ -215,6 +243,10 @@ fn cilium_endpoints(dice: &mut Dice) -> Value {
             let key = "io.cilium.k8s.namespace.labels.team";
             selector["matchLabels"][key] = team.into();
         }
+    }
+    if !words.clusters.is_empty() && !dice.one_in(3) {
+        let cluster = dice.pick(words.clusters);
+        selector["matchLabels"]["io.cilium.k8s.policy.cluster"] = cluster.into();
     }
     selector
 }
