@@ -1,8 +1,8 @@
 //! Who may read the mesh: a node proxy by its certificate, and any other proxy of a node, such as a stock ztunnel, by the node's
 //! token, which is all that such a proxy has before it holds a certificate (and after that, too).
 //!
-//! A certificate ends by itself within the hour; a token does not, so whoever reads by one is asked again while it reads
-//! (`withdrawn_token_ends_its_stream`).
+//! A certificate proves its holder when the connection begins, and lives for an hour; that a stream outlives it is not looked at.
+//! A token lives until it is withdrawn, so whoever reads by one is asked again while it reads (`withdrawn_token_ends_its_stream`).
 
 use std::sync::Arc;
 
