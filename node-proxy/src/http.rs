@@ -12,7 +12,6 @@
 mod chunked;
 mod detect;
 mod error;
-mod fair;
 mod framing;
 mod h1;
 mod h2;
@@ -32,7 +31,6 @@ use tulle_policy::compiled::ServerName;
 
 use detect::{Protocol, detect};
 pub use error::{BadRequest, BadResponse, Ended};
-pub use fair::{FairShare, Share};
 use inbox::Inbox;
 pub use judge::{HttpVerdict, NameVerdict, RequestJudge};
 use metrics::Spoken;

@@ -1,8 +1,7 @@
 //! Connections on which policy wants to see more than their ends: carried by the HTTP layer instead of the pump.
 //!
 //! Both ends of a connection pass here, the source's and the destination's; what policy thinks is asked of the connection's own
-//! judge, so that a rule that changes counts for the next request. Every step is taken in the pod's turn: a flood of requests of
-//! one pod takes no more of the proxy than its share.
+//! judge, so that a rule that changes counts for the next request.
 
 mod sides;
 
@@ -86,16 +85,16 @@ async fn judge_tunnel(
         TunnelStream::Hbone(stream) => {
             let far = tunnel_side(stream, context);
             match opened_by {
-                Client::Application => pod.share.run(serve(near, far, http)).await,
-                Client::Peer => pod.share.run(serve(far, near, http)).await,
+                Client::Application => serve(near, far, http).await,
+                Client::Peer => serve(far, near, http).await,
             }
         }
         TunnelStream::Lane(stream) => {
             let shared = Arc::new(Mutex::new(stream));
             let far = lane_side(&shared);
             let ended = match opened_by {
-                Client::Application => pod.share.run(serve(near, far, http)).await,
-                Client::Peer => pod.share.run(serve(far, near, http)).await,
+                Client::Application => serve(near, far, http).await,
+                Client::Peer => serve(far, near, http).await,
             };
             give_back(shared);
             ended
@@ -128,8 +127,8 @@ async fn judge_plain(
     let near = application_side(&application, context);
     let far = other_side(&other);
     let ended = match opened_by {
-        Client::Application => pod.share.run(serve(near, far, http)).await,
-        Client::Peer => pod.share.run(serve(far, near, http)).await,
+        Client::Application => serve(near, far, http).await,
+        Client::Peer => serve(far, near, http).await,
     };
     let here = opened_by.is_orderly_here(ended);
     let there = opened_by.is_orderly_there(ended);

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod config;
 pub mod dns;
+pub mod fair;
 pub mod foreign;
 pub mod health;
 pub mod http;

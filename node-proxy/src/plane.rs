@@ -19,8 +19,8 @@ pub use settings::{DeniedLook, InboundMode, PlaneSettings, Ports};
 pub(crate) use tasks::Tasks;
 
 use crate::{
+    fair::FairShare,
     health::{Health, Probe},
-    http::FairShare,
     policy::PolicyView,
     published::Published,
     pump::BufferPool,
@@ -61,7 +61,7 @@ pub struct SharedState {
     pub health: Arc<Health>,
     pub(crate) probers: Arc<Probers>,
     pub(crate) held: Arc<HeldBytes>,
-    /// Whose turn it is, among pods whose requests are judged.
+    /// Whose turn it is, among all pods.
     pub(crate) turns: Arc<FairShare>,
 }
 

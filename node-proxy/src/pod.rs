@@ -21,7 +21,6 @@ use tulle_model::{Directory, SpiffeId, Workload, WorkloadUid};
 pub(crate) use accept::{ConnectionLimit, accept_all};
 
 use crate::{
-    http::Share,
     inbound,
     netns::{NamespaceHandle, OpenNamespaceError, SocketPurpose, SocketStock},
     outbound,
@@ -186,8 +185,6 @@ pub(crate) struct Pod {
     pub(crate) outbound: PumpContext,
     pub(crate) inbound: PumpContext,
     pub(crate) sessions: Sessions,
-    /// The pod's part in the proxy's turns.
-    pub(crate) share: Share,
     /// Connections that are denied in silence.
     pub(crate) denied: ConnectionLimit,
     identity: SpiffeId,
@@ -202,7 +199,7 @@ impl Pod {
         identity: SpiffeId,
         namespace: Arc<NamespaceHandle>,
     ) -> Arc<Self> {
-        let tasks = Tasks::default();
+        let tasks = Tasks::new(plane.shared.turns.share());
         let dialer = Arc::new(Dialer::new(
             Arc::clone(&plane),
             Arc::clone(&namespace),
@@ -219,7 +216,6 @@ impl Pod {
         };
         let pool = TunnelPool::new(dial, plane.settings.clone(), tasks.clone());
         let joiner = joiner(&plane, &namespace);
-        let share = plane.shared.turns.share();
         let denied = ConnectionLimit::new(plane.settings.denied_per_pod_max);
         let context = |direction| PumpContext {
             joiner: joiner.clone(),
@@ -240,7 +236,6 @@ impl Pod {
             loopback_turn: AtomicU32::new(rand::random()),
             tasks,
             sessions: Sessions::default(),
-            share,
             denied,
             identity,
             baggage: Mutex::new(None),

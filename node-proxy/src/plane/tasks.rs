@@ -1,4 +1,7 @@
 //! The tasks of one pod: spawned here, waited for in drain, and cut when the drain's time is over.
+//!
+//! Whatever a task does, it takes each of its steps in the pod's turn: so nothing of a pod, whether judged, carried, accepted or
+//! shaken hands with, takes more of the proxy than the pod's share.
 
 use std::{
     collections::HashMap,
@@ -11,6 +14,8 @@ use futures::FutureExt as _;
 use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::fair::Share;
+
 /// A set of tasks that end together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
@@ -20,6 +25,7 @@ pub(crate) struct Tasks {
     /// Stop to take new work, finish what is under way.
     draining: CancellationToken,
     live: Arc<Mutex<Live>>,
+    share: Share,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +36,14 @@ struct Live {
 }
 
 impl Tasks {
+    /// Tasks that take their steps in turns of `share`.
+    pub(crate) fn new(share: Share) -> Self {
+        Tasks {
+            share,
+            ..Tasks::default()
+        }
+    }
+
     /// Runs `work` until it ends or everything is cut.
     ///
     /// Costs little beside `work` itself: tasks are as many as connections.
@@ -54,7 +68,7 @@ impl Tasks {
             key,
         };
         // Not an async block, which would hold `work` twice.
-        let handle = tracker.spawn(work.map(move |()| drop(entry)));
+        let handle = tracker.spawn(self.share.run(work.map(move |()| drop(entry))));
         // The task may be over already: its entry waits for this lock, and is taken out after it was put in.
         live.handles.insert(key, handle.abort_handle());
     }
