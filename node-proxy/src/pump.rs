@@ -12,6 +12,7 @@ mod join;
 mod lane;
 mod relay;
 mod socket;
+mod turn;
 mod upload;
 
 use std::{

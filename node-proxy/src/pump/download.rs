@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{AppSocket, PumpContext};
+use super::{AppSocket, PumpContext, turn::Carried};
 use crate::tunnel::{StreamEnd, TunnelReceive};
 
 /// One direction of a pump. What it holds is bounded by the window that the peer was given.
@@ -71,7 +71,11 @@ impl Download {
         receive: &mut TunnelReceive,
         context: &PumpContext,
     ) -> Poll<DownloadEvent> {
+        let mut carried = Carried::default();
         loop {
+            if carried.is_enough(cx) {
+                return Poll::Pending;
+            }
             self.take_arrived(cx, receive);
             if self.queue.is_empty() {
                 return self.finish(socket);
@@ -80,6 +84,7 @@ impl Download {
                 Ok(len) => {
                     self.is_blocked = false;
                     context.received.inc_by(len as u64);
+                    carried.count(len);
                     receive.give_back_room(len);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {

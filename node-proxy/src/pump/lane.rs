@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 
 use super::{
     AppSocket, PumpContext, PumpEnd, buffer::BufferClass, join::JoinTurn, socket::FillEnd,
+    turn::Carried,
 };
 use crate::tunnel::{Lane, LaneEnd, LaneError, LaneStream, PLAIN_MAX};
 
@@ -189,11 +190,15 @@ impl State {
         lane: &mut Lane,
         context: &PumpContext,
     ) -> Poll<Result<SourceEnd, LaneError>> {
+        let mut carried = Carried::default();
         loop {
             // Room first, bytes second: what is not read stays in the socket, where it throttles the application.
             ready!(lane.poll_flush(cx))?;
             if let Some(end) = self.source_end {
                 return Poll::Ready(Ok(end));
+            }
+            if carried.is_enough(cx) {
+                return Poll::Pending;
             }
             if ready!(socket.poll_read_ready(cx)).is_err() {
                 self.source_end = Some(SourceEnd::Gone);
@@ -210,6 +215,7 @@ impl State {
             let finished = self.source_end == Some(SourceEnd::Finished);
             if len > 0 || finished {
                 context.sent.inc_by(len as u64);
+                carried.count(len);
                 self.join.count(socket, context.joiner.as_ref());
                 lane.send(buffer, len, finished)?;
             }
@@ -252,6 +258,7 @@ fn download(
     lane: &mut Lane,
     context: &PumpContext,
 ) -> Poll<Result<LaneEnd, DownloadError>> {
+    let mut carried = Carried::default();
     loop {
         let mut slices = [IoSlice::new(&[]); PLAIN_MAX];
         let count = lane.arrived(&mut slices);
@@ -259,12 +266,16 @@ fn download(
             if let Some(end) = lane.received_end() {
                 return Poll::Ready(Ok(end));
             }
+            if carried.is_enough(cx) {
+                return Poll::Pending;
+            }
             ready!(lane.poll_receive(cx)).map_err(DownloadError::Lane)?;
             continue;
         }
         match socket.try_write(slices.get(..count).unwrap_or_default()) {
             Ok(len) => {
                 context.received.inc_by(len as u64);
+                carried.count(len);
                 lane.consume(len);
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {

@@ -15,6 +15,7 @@ use super::{
     buffer::{BufferClass, PooledBuffer},
     join::JoinTurn,
     socket::FillEnd,
+    turn::Carried,
 };
 
 /// Carries bytes between the pod's application and another socket; the same promises as [`pump`](super::pump()).
@@ -180,6 +181,7 @@ impl Half {
         context: &PumpContext,
         source_gone: bool,
     ) -> Poll<HalfEnd> {
+        let mut carried = Carried::default();
         loop {
             if self.pending.is_some() {
                 if ready!(self.write_pending(cx, way)).is_err() {
@@ -199,6 +201,9 @@ impl Half {
                 Some(end) => return Poll::Ready(end),
                 None => {}
             }
+            if carried.is_enough(cx) {
+                return Poll::Pending;
+            }
             if ready!(way.from.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(HalfEnd::SourceGone);
             }
@@ -211,6 +216,7 @@ impl Half {
             }
             if len > 0 {
                 way.count.inc_by(len as u64);
+                carried.count(len);
                 self.join.count(way.from, way.joiner);
                 self.pending = Some(Pending {
                     buffer,

@@ -2,7 +2,9 @@
 
 use std::task::{Context, Poll, ready};
 
-use super::{AppSocket, PumpContext, buffer::BufferClass, join::JoinTurn, socket::FillEnd};
+use super::{
+    AppSocket, PumpContext, buffer::BufferClass, join::JoinTurn, socket::FillEnd, turn::Carried,
+};
 use crate::tunnel::{Chunk, StreamEnd, TunnelSend};
 
 /// One direction of a pump. Holds no buffer between polls.
@@ -59,7 +61,12 @@ impl Upload {
         context: &PumpContext,
         circumstances: Circumstances,
     ) -> Poll<UploadEvent> {
+        let mut carried = Carried::default();
         loop {
+            if carried.is_enough(cx) {
+                send.give_back_room();
+                return Poll::Pending;
+            }
             match socket.poll_read_ready(cx) {
                 Poll::Pending => {
                     if circumstances.download_done {
@@ -82,6 +89,7 @@ impl Upload {
             let finished = matches!(end, FillEnd::Finished) && !circumstances.socket_gone;
             if len > 0 || finished {
                 context.sent.inc_by(len as u64);
+                carried.count(len);
                 self.join.count(socket, context.joiner.as_ref());
                 if let Err(end) = send.send(Chunk::new(buffer, len), finished) {
                     return Poll::Ready(UploadEvent::TunnelEnded(end));
