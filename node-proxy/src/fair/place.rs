@@ -1,11 +1,13 @@
 //! Where a task stands: idle, in line, on its way to its turn, or in it.
 
 use std::{
+    future::Future as _,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use super::Share;
@@ -73,6 +75,14 @@ impl Place {
     pub(super) fn call(&self) {
         let task = self.task().clone();
         task.wake();
+    }
+
+    /// The same, once the thread that calls has looked whose sockets became ready: as if the task had yielded to them.
+    pub(super) fn call_after_look(&self) {
+        let task = self.task().clone();
+        let mut then = Context::from_waker(&task);
+        // The runtime wakes whoever yields after its look; outside of a runtime at once.
+        let _not_yet: Poll<()> = pin!(tokio::task::yield_now()).poll(&mut then);
     }
 
     /// The step is over and another will follow. True if the task was woken meanwhile: it waits for its next turn already.
