@@ -238,6 +238,8 @@ impl TableCache {
                 entries.push(Entry { frontend, spill });
             }
         }
+        // Kept for each service of the mesh.
+        entries.shrink_to_fit();
         entries
     }
 
@@ -272,10 +274,10 @@ impl TableCache {
             path: self.path(sources, serving.workload, port.protocol),
             weight: serving.weight,
         };
-        (
-            selection.serving.into_iter().map(backend).collect(),
-            selection.spill,
-        )
+        let mut backends: Vec<Backend> = selection.serving.into_iter().map(backend).collect();
+        // Kept for each service of the mesh; the choice had room for more.
+        backends.shrink_to_fit();
+        (backends, selection.spill)
     }
 
     fn put_address(&mut self, sources: &Sources<'_>, address: IpAddr, update: &mut Update) {

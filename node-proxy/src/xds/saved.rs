@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::sleep;
@@ -22,7 +22,7 @@ use crate::{metrics::XdsMetrics, published::Published};
 
 use format::{Header, ReadRecordError, read_record, view_records, write_record};
 
-/// Writes the view a little while after each change.
+/// Writes the view a little while after each change; a large view, which takes longer to write, less often.
 pub(super) struct Saver {
     pub(super) path: PathBuf,
     pub(super) settings: XdsSettings,
@@ -34,6 +34,7 @@ impl Saver {
     /// Works until it is cancelled; then writes what is not yet written.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
         let mut written: Option<Arc<View>> = None;
+        let mut pause = PAUSE_MIN;
         loop {
             let is_new = |view: &View| is_new_view(view, written.as_deref());
             let found = cancel
@@ -42,11 +43,11 @@ impl Saver {
             let last_chance = !matches!(found, Some(Ok(_)));
             if !last_chance {
                 // Many changes come in a row; one write is enough for all of them.
-                let _cancelled: Option<()> = cancel.run_until_cancelled(sleep(DEBOUNCE)).await;
+                let _cancelled: Option<()> = cancel.run_until_cancelled(sleep(pause)).await;
             }
             let view = self.views.snapshot();
             if is_new_view(&view, written.as_deref()) {
-                self.save(Arc::clone(&view)).await;
+                pause = pause_after(self.save(Arc::clone(&view)).await);
                 written = Some(view);
             }
             if last_chance || cancel.is_cancelled() {
@@ -55,11 +56,15 @@ impl Saver {
         }
     }
 
-    async fn save(&self, view: Arc<View>) {
+    /// Returns how long it worked.
+    async fn save(&self, view: Arc<View>) -> Duration {
         let (path, settings) = (self.path.clone(), self.settings.clone());
         let result = tokio::task::spawn_blocking(move || save(&path, &settings, &view)).await;
         let error = match result {
-            Ok(Ok(())) => return XdsMetrics::because(&self.metrics.saves, "ok"),
+            Ok(Ok(worked)) => {
+                XdsMetrics::because(&self.metrics.saves, "ok");
+                return worked;
+            }
             Ok(Err(error)) => crate::run::chain(&error),
             Err(panicked) => panicked.to_string(),
         };
@@ -68,21 +73,35 @@ impl Saver {
             "the view cannot be saved: a restart would need the xds-server"
         );
         XdsMetrics::because(&self.metrics.saves, "failed");
+        Duration::ZERO
     }
+}
+
+/// How long changes gather after a write that took so long.
+///
+/// The whole view is written each time: of a mesh of 100,000 endpoints that takes half a second, and something changes there all the
+/// time. What a crash may lose is what the server tells anew; only where it is gone too, a node begins with a view that much older.
+fn pause_after(took: Duration) -> Duration {
+    (took * PAUSE_SHARE).clamp(PAUSE_MIN, PAUSE_MAX)
 }
 
 fn is_new_view(view: &View, written: Option<&View>) -> bool {
     !view.is_empty() && written.is_none_or(|old| !view.is_same(old))
 }
 
-/// Writes the view beside `path`, then puts it in its place.
-pub(super) fn save(path: &Path, settings: &XdsSettings, view: &View) -> Result<(), SaveViewError> {
+/// Writes the view beside `path`, then puts it in its place. Returns how long it worked, without the wait for the disk.
+pub(super) fn save(
+    path: &Path,
+    settings: &XdsSettings,
+    view: &View,
+) -> Result<Duration, SaveViewError> {
     let draft = path.with_extension("tmp");
     let failed = |source| SaveViewError {
         path: draft.clone(),
         source,
     };
-    let write = || -> io::Result<()> {
+    let write = || -> io::Result<Duration> {
+        let began = Instant::now();
         let file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -96,9 +115,11 @@ pub(super) fn save(path: &Path, settings: &XdsSettings, view: &View) -> Result<(
         }
         write_record(&mut file, &[])?;
         file.flush()?;
-        file.get_ref().sync_all()
+        let worked = began.elapsed();
+        file.get_ref().sync_all()?;
+        Ok(worked)
     };
-    write().map_err(failed)?;
+    let worked = write().map_err(failed)?;
     fs::rename(&draft, path).map_err(failed)?;
     let parent = path
         .parent()
@@ -106,7 +127,8 @@ pub(super) fn save(path: &Path, settings: &XdsSettings, view: &View) -> Result<(
         .unwrap_or(Path::new("."));
     fs::File::open(parent)
         .and_then(|dir| dir.sync_all())
-        .map_err(failed)
+        .map_err(failed)?;
+    Ok(worked)
 }
 
 /// Reads a view; `None` if none was ever saved.
@@ -199,7 +221,11 @@ pub enum LoadViewError {
 }
 
 /// Long enough to gather a rollout's changes, short enough that a crash loses nothing that matters.
-const DEBOUNCE: Duration = Duration::from_millis(500);
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Writing takes no more than a hundredth of the time.
+const PAUSE_SHARE: u32 = 100;
+/// However large the mesh, no older view than this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

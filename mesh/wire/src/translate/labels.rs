@@ -1,4 +1,4 @@
-//! Labels.
+//! Labels, and other maps of a few entries.
 
 use std::collections::BTreeMap;
 
@@ -11,5 +11,16 @@ pub(super) fn write_labels(labels: &SmallMap<Text, Text>) -> BTreeMap<String, St
 
 pub(super) fn read_labels(labels: BTreeMap<String, String>) -> SmallMap<Text, Text> {
     let read = |(name, value): (String, String)| (name.into(), value.into());
-    labels.into_iter().map(read).collect()
+    small_map(labels.into_iter().map(read))
+}
+
+/// A map with no room to spare: it is kept once for each pod of the mesh and never grows.
+pub(super) fn small_map<K: Ord, V>(
+    entries: impl ExactSizeIterator<Item = (K, V)>,
+) -> SmallMap<K, V> {
+    let mut map = SmallMap::with_capacity(entries.len());
+    for (key, value) in entries {
+        map.insert(key, value);
+    }
+    map
 }

@@ -13,7 +13,7 @@ use super::{
         check_gateway, read_enum, read_extras, read_ip, read_port, read_protocol, read_service_key,
         write_ip,
     },
-    labels::{read_labels, write_labels},
+    labels::{read_labels, small_map, write_labels},
 };
 use crate::{
     pack, resource_version, tulle, type_url,
@@ -129,9 +129,7 @@ pub(super) fn read_workload(message: wire::Workload) -> Result<Workload, DecodeR
             wire::NetworkMode::Standard => false,
             wire::NetworkMode::HostNetwork => true,
         },
-        services: read_services(&message.services, extras.service_ports)?
-            .into_iter()
-            .collect(),
+        services: small_map(read_services(&message.services, extras.service_ports)?.into_iter()),
         authorization_policies: message.authorization_policies,
         capacity: message.capacity.unwrap_or(CAPACITY_DEFAULT),
         demoted: extras.demoted,

@@ -1,9 +1,9 @@
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use proptest::prelude::*;
 use tulle_wire::xds::DeltaDiscoveryResponse;
 
-use super::{LoadViewError, load, save};
+use super::{LoadViewError, load, pause_after, save};
 use crate::{
     testing::{pod, service},
     xds::{
@@ -53,6 +53,15 @@ fn contents(view: &View) -> Vec<(String, String)> {
         .flat_map(|kind| view.versions(kind))
         .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect()
+}
+
+/// A node of a large mesh wrote its whole view twice a second: two thirds of a processor.
+#[test]
+fn what_takes_long_to_write_is_written_rarely() {
+    let seconds = |seconds: f64| Duration::from_secs_f64(seconds);
+    assert_eq!(pause_after(seconds(0.001)), seconds(0.5));
+    assert_eq!(pause_after(seconds(0.35)), seconds(35.0));
+    assert_eq!(pause_after(seconds(100.0)), seconds(60.0));
 }
 
 #[test]
