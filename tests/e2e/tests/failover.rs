@@ -9,11 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tulle_e2e::{
-    curls::now_micros,
-    delay::{Delays, MachineWatch},
-    rig::Rig,
-};
+use tulle_e2e::{curls::now_micros, delay::Delays, rig::Rig};
 
 const CURLS: &str = env!("CARGO_BIN_EXE_curls");
 /// Half of them are ends.
@@ -21,8 +17,6 @@ const CHANGES: usize = 420;
 /// No single change may take longer; the target for 99 of 100 is below.
 const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 const P99_TARGET: Duration = Duration::from_millis(100);
-/// From the test to the watcher: tion's API and xds-server, etcd, koornacht's xds-server, the node proxy, the watcher.
-const PROGRAMS: u32 = 6;
 const NODES: [&str; 2] = ["koornacht-worker", "koornacht-worker2"];
 
 /// The service has one endpoint, in tion, whose readiness flips. A program on each node of koornacht asks its kernel all the time
@@ -48,7 +42,6 @@ fn unready_endpoint_leaves_the_other_clusters_kernels() -> Result<()> {
     for watcher in &watchers {
         watcher.wait_for(true)?;
     }
-    let machine = MachineWatch::start();
     let (mut gone, mut back) = (Delays::default(), Delays::default());
     for change in 0..CHANGES {
         let ready = change % 2 == 1;
@@ -63,10 +56,9 @@ fn unready_endpoint_leaves_the_other_clusters_kernels() -> Result<()> {
     for watcher in watchers {
         watcher.end()?;
     }
-    let late = machine.end();
     gone.print("endpoint unready in tion, seen in koornacht's kernels");
     back.print("endpoint ready in tion, seen in koornacht's kernels");
-    gone.ensure_p99("an endpoint's end", P99_TARGET, PROGRAMS, &late)
+    gone.ensure_p99("an endpoint's end", P99_TARGET)
 }
 
 fn service(address: &str) -> String {
