@@ -49,6 +49,17 @@ pub struct FairShare {
     passed_on: AtomicUsize,
 }
 
+/// What is known of the turns in one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns {
+    /// How many there are.
+    pub max: usize,
+    /// How many are used, or given to somebody who is on the way.
+    pub taken: usize,
+    /// Tasks that wait for one; some of them may have left.
+    pub awaited: usize,
+}
+
 /// A pod's part in the turns.
 #[derive(Debug, Clone, Default)]
 pub struct Share {
@@ -90,6 +101,15 @@ impl FairShare {
         Share {
             all: Arc::clone(self),
             account: Arc::default(),
+        }
+    }
+
+    /// How it stands in this moment.
+    pub fn seen(&self) -> Turns {
+        Turns {
+            max: self.turns_max,
+            taken: self.gate.load(Ordering::Relaxed) & !SOMEBODY_WAITS,
+            awaited: self.lock().len(),
         }
     }
 

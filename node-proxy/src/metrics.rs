@@ -4,6 +4,7 @@
 
 mod held;
 mod process;
+mod turns;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use prometheus_client::{
 
 pub use held::HeldCollector;
 pub use process::ProcessCollector;
+pub use turns::TurnsCollector;
 
 /// Everything that the control side counts.
 #[derive(Debug, Default)]

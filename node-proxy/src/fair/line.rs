@@ -52,6 +52,14 @@ impl<P> Line<P> {
         self.waiting.is_empty()
     }
 
+    /// Who waits, those included who have left and are not yet forgotten.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+            .iter()
+            .map(|account| account.lock().queue.len())
+            .sum()
+    }
+
     /// Puts `place` behind the others of its account. Those for whom `stays` is false have left, and may be forgotten.
     pub(super) fn push(
         &mut self,

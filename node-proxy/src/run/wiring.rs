@@ -24,7 +24,7 @@ use crate::{
     dns::{DnsContext, NameKeeper},
     health::{HealthKeeper, Reaper},
     kernel_sync::{KernelSync, KernelSyncStatus, TouchLog, Touched, table::NodeView},
-    metrics::{ControlMetrics, DnsMetrics, HeldCollector, ProcessCollector},
+    metrics::{ControlMetrics, DnsMetrics, HeldCollector, ProcessCollector, TurnsCollector},
     plane::{DeniedLook, Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pods::{self, PodKeeper, PodsView, ProxyRunner},
     policy::PolicyView,
@@ -116,7 +116,7 @@ pub(super) fn wire(
         metrics: Arc::clone(&metrics.kernel),
         status: Publisher::new(KernelSyncStatus::default()),
     };
-    register_collectors(&mut registry, kernel, &svids, data);
+    register_collectors(&mut registry, kernel, &plane, data);
     let dump = DumpSources {
         node,
         trust_domain: config.trust_domain.clone(),
@@ -164,13 +164,17 @@ fn node_view(config: &Config) -> NodeView {
 fn register_collectors(
     registry: &mut Registry,
     kernel: Arc<dyn Kernel>,
-    svids: &Arc<SvidManager>,
+    plane: &Plane,
     data: &Handle,
 ) {
+    let turns = TurnsCollector::new(Arc::clone(&plane.shared.turns));
+    registry.register_collector(Box::new(turns));
     registry.register_collector(Box::new(HeldCollector::new(data.clone())));
     registry.register_collector(Box::new(ProcessCollector::new(SystemTime::now())));
     registry.register_collector(Box::new(KernelCollector::new(kernel)));
-    registry.register_collector(Box::new(CertificateCollector::new(Arc::clone(svids))));
+    registry.register_collector(Box::new(CertificateCollector::new(Arc::clone(
+        &plane.svids,
+    ))));
 }
 
 fn data_plane(
