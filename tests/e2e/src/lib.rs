@@ -6,6 +6,7 @@ pub mod bench;
 pub mod command;
 pub mod curls;
 pub mod delay;
+mod evidence;
 pub mod fast_paths;
 pub mod load;
 pub mod peer;

@@ -18,6 +18,9 @@ mod standing;
 #[path = "policy/prober.rs"]
 mod prober;
 
+#[path = "policy/rounds.rs"]
+mod rounds;
+
 #[path = "policy/random_policies.rs"]
 mod random_policies;
 

@@ -34,6 +34,7 @@ use crate::{
     names::{self, Names},
     prober::{Fate, PYTHON, Prober, SCRIPT, Target, Transport},
     random_policies::{Dice, NAMESPACES, PORTS, Policy, STRANGER, Vocabulary, policies},
+    rounds::until_right,
 };
 
 /// Where the policies are.
@@ -50,8 +51,6 @@ const WIDE: Vocabulary = Vocabulary {
     clusters: &[CLUSTER, OTHER_CLUSTER],
     names: &names::PATTERNS,
 };
-/// From a change until every node has it and every try comes out right; a busy machine included.
-const CHANGE_LIMIT: Duration = Duration::from_secs(15);
 /// A world that lets through less than this share of its tries, or more than the rest, shows little.
 const SHARE_MIN: f64 = 0.2;
 /// One choice in a few will do; a few dozen where it has to be a wide one.
@@ -334,21 +333,14 @@ impl Scene {
 
     /// Tries everything until all of it is as it is meant at once; how often what became of it.
     fn until_agreed(&mut self, patience: Duration) -> Result<BTreeMap<String, usize>> {
-        let began = Instant::now();
-        loop {
-            let (wrong, count) = self.wrong(patience)?;
-            if wrong.is_empty() {
-                return Ok(count);
-            }
-            if began.elapsed() > CHANGE_LIMIT {
-                bail!(
-                    "{} of {} tries do not agree:\n{}",
-                    wrong.len(),
-                    self.tries.len(),
-                    wrong.into_iter().take(20).collect::<Vec<_>>().join("\n")
-                );
-            }
-        }
+        let mut count = BTreeMap::new();
+        let right = until_right(|| {
+            let (wrong, counted) = self.wrong(patience)?;
+            count = counted;
+            Ok(wrong)
+        });
+        right.with_context(|| self.rig.evidence())?;
+        Ok(count)
     }
 
     fn wrong(&mut self, patience: Duration) -> Result<(Vec<String>, BTreeMap<String, usize>)> {

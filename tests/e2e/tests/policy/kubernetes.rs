@@ -4,20 +4,19 @@
 //! Half of the pods are on one node, half on another. Who sends a datagram from another node is proven by nothing, so a rule that
 //! names pods never lets it in ([`Try::is_proven`]); a rule for addresses, or for everyone, does.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use tulle_e2e::{
     promises::Promises,
     rig::{READY_DEADLINE, Rig},
 };
 use tulle_lab::{Edited, Kind, ObjectKey};
 
-use crate::prober::{Fate, PYTHON, Prober, SCRIPT, Target, Transport};
+use crate::{
+    prober::{Fate, PYTHON, Prober, SCRIPT, Target, Transport},
+    rounds::until_right,
+};
 
 const CLUSTER: &str = "koornacht";
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
@@ -25,8 +24,6 @@ const PODS: [&str; 3] = ["a", "b", "c"];
 const NODES: [&str; 2] = ["koornacht-worker", "koornacht-worker2"];
 const PORTS: [u16; 2] = [80, 81];
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
-/// From a change until every node has it; a busy machine included.
-const CHANGE_LIMIT: Duration = Duration::from_secs(15);
 /// How long one try waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -174,20 +171,8 @@ impl Scene {
 
     /// Tries all pairs until everything is as it should be.
     fn until(&mut self, passes: impl Fn(&Try) -> bool) -> Result<Duration> {
-        let began = Instant::now();
-        loop {
-            let wrong = self.wrong(&passes)?;
-            if wrong.is_empty() {
-                return Ok(began.elapsed());
-            }
-            ensure!(
-                began.elapsed() < CHANGE_LIMIT,
-                "{} of {} tries are wrong:\n{}",
-                wrong.len(),
-                pods().count() * (pods().count() - 1) * PORTS.len() * TRANSPORTS.len(),
-                wrong.into_iter().take(12).collect::<Vec<_>>().join("\n")
-            );
-        }
+        let right = until_right(|| self.wrong(&passes));
+        right.with_context(|| self.rig.evidence())
     }
 
     fn wrong(&mut self, passes: &impl Fn(&Try) -> bool) -> Result<Vec<String>> {
