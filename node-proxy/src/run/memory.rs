@@ -4,6 +4,8 @@
 //! afterwards: the loader of the kernel side parses megabytes of type information into small objects. They are freed a moment
 //! later, but the allocator of the C library would keep their pages for ever, each thread's in a heap of its own.
 
+mod program;
+
 use std::{fs, time::Duration};
 
 use tokio::time::sleep;
@@ -38,6 +40,7 @@ async fn keep_always(mut pods: Published<PodsView>) {
                 Ok(next) => {
                     seen = next;
                     sleep(SETTLING).await;
+                    give_back_program();
                     true
                 }
                 Err(_) => return,
@@ -87,6 +90,12 @@ fn resident_len() -> usize {
     let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
     // Only compared with itself, so that the true size of a page does not matter.
     pages.unwrap_or(0).saturating_mul(4096)
+}
+
+/// Forgets code and constants that the start, or new pods, needed.
+fn give_back_program() {
+    let looked_at = program::give_back();
+    tracing::debug!(looked_at, "pages of the program given back");
 }
 
 /// Gives memory that is free back to the kernel.
