@@ -179,9 +179,9 @@ impl XdsClient {
 /// What the server must answer within; it also bounds a server that takes no acknowledgement.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A large view comes in parts, and nothing marks the last of them: it is there when no more come for so long.
+/// A large view comes in parts. Where the server does not mark the last of them, it is there when no more come for so long.
 const FIRST_VIEW_QUIET: Duration = Duration::from_millis(100);
-/// A mesh that never rests must not keep the first view waiting for ever.
+/// A mesh that never rests must not keep the first view waiting for ever; what is marked as unfinished does not count as one.
 const FIRST_VIEW_WAIT_MAX: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

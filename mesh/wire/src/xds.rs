@@ -191,6 +191,12 @@ pub struct DeltaDiscoveryResponse {
     /// Who answers.
     #[prost(message, optional, tag = "7")]
     pub control_plane: Option<ControlPlane>,
+    /// More of the same answer follows: until it has come, the client does not hold what it has asked for.
+    ///
+    /// Our own addition: the protocol lets a server cut an answer into parts, and has nothing to mark the last one. Clients that do not
+    /// know the field pass over it, and servers that do not leave it out, which means that nothing is known.
+    #[prost(bool, tag = "1000")]
+    pub is_continued: bool,
 }
 
 /// One resource with its name and version.

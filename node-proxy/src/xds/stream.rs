@@ -1,6 +1,6 @@
 //! One stream, from the first request to its end.
 
-use std::error::Error;
+use std::{collections::BTreeSet, error::Error};
 
 use http::uri::PathAndQuery;
 use prost_types::{Struct, Value, value::Kind};
@@ -85,15 +85,13 @@ impl XdsClient {
         tracing::info!("the stream from the xds-server is open");
         self.metrics.connected.set(1);
         self.note_status(|status| status.connected = true);
-        let mut first_view_by = None;
+        let mut first_view = FirstView::default();
         loop {
-            let Some(response) = self
-                .next_response(&mut responses, &mut first_view_by)
-                .await?
-            else {
+            let Some(response) = self.next_response(&mut responses, &mut first_view).await? else {
                 self.publish_first(ViewOrigin::Server);
                 continue;
             };
+            first_view.note(&response);
             let answer = self.take(response);
             *was_healthy = true;
             timeout(ACKNOWLEDGE_TIMEOUT, requests.send(answer))
@@ -112,9 +110,10 @@ impl XdsClient {
     async fn next_response(
         &self,
         responses: &mut Streaming<DeltaDiscoveryResponse>,
-        first_view_by: &mut Option<Instant>,
+        first_view: &mut FirstView,
     ) -> Result<Option<DeltaDiscoveryResponse>, StreamError> {
-        if self.visible || !self.status.snapshot().is_whole() {
+        let is_whole = || self.status.snapshot().is_whole() && first_view.continued.is_empty();
+        if self.visible || !is_whole() {
             return responses
                 .message()
                 .await?
@@ -122,7 +121,7 @@ impl XdsClient {
                 .map(Some);
         }
         let now = Instant::now();
-        let by = *first_view_by.get_or_insert(now + FIRST_VIEW_WAIT_MAX);
+        let by = *first_view.by.get_or_insert(now + FIRST_VIEW_WAIT_MAX);
         // Giving up the wait is safe: what has been received of a message stays in the stream.
         match timeout_at(by.min(now + FIRST_VIEW_QUIET), responses.message()).await {
             Ok(response) => response?.ok_or(StreamError::Closed).map(Some),
@@ -200,6 +199,27 @@ impl XdsClient {
             refused = applied.refused.len(),
             "response applied"
         );
+    }
+}
+
+/// What is known of a stream's first view.
+#[derive(Debug, Default)]
+struct FirstView {
+    /// When it is taken as it is, where nothing marks its end.
+    by: Option<Instant>,
+    /// Of these types the server has said that more is on the way.
+    continued: BTreeSet<ResourceKind>,
+}
+
+impl FirstView {
+    fn note(&mut self, response: &DeltaDiscoveryResponse) {
+        let Some(kind) = ResourceKind::of_type_url(&response.type_url) else {
+            return;
+        };
+        match response.is_continued {
+            true => self.continued.insert(kind),
+            false => self.continued.remove(&kind),
+        };
     }
 }
 

@@ -141,6 +141,15 @@ impl ServerStream {
             removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
             ..DeltaDiscoveryResponse::default()
         };
+        self.send_response(response).await
+    }
+
+    /// Sends a response and returns its acknowledgement.
+    pub(crate) async fn send_response(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+    ) -> DeltaDiscoveryRequest {
+        let (url, nonce) = (response.type_url.clone(), response.nonce.clone());
         self.responses.send(Ok(response)).await.unwrap();
         let answer = self.request().await;
         assert_eq!(answer.response_nonce, nonce);

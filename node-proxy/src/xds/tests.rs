@@ -10,10 +10,14 @@ use tulle_identity::{
     SvidManagerSettings, SvidSource, TrustBundles,
 };
 use tulle_model::{Directory, SpiffeId};
-use tulle_wire::type_url::{ADDRESS, AUTHORIZATION, RULES, TRUST_BUNDLE};
+use tulle_wire::{
+    type_url::{ADDRESS, AUTHORIZATION, RULES, TRUST_BUNDLE},
+    xds::DeltaDiscoveryResponse,
+};
 
 use super::{
-    MtlsChannel, OpenChannel, ResourceKind, ViewOrigin, XdsClient, XdsSettings, XdsStatus,
+    FIRST_VIEW_QUIET, MtlsChannel, OpenChannel, ResourceKind, ViewOrigin, XdsClient, XdsSettings,
+    XdsStatus,
     testing::{PlainChannel, ScriptedServer, ServerStream, service_resource, workload_resource},
 };
 use crate::{
@@ -129,6 +133,36 @@ async fn nothing_is_visible_before_workloads_and_policies_are_there() {
         .await;
     assert_eq!(client.status.snapshot().origin, ViewOrigin::Server);
     assert!(client.touched.take().everything);
+}
+
+/// A large first view over a slow line is no small one.
+#[tokio::test]
+async fn nothing_is_visible_before_the_last_part_of_an_answer() {
+    let mut server = ScriptedServer::start().await;
+    let mut client = Client::start(server.address);
+    let (mut stream, _) = server.greet().await;
+    stream.send(AUTHORIZATION, "p1", Vec::new(), &[]).await;
+    let part = |name: &str, address: &str, is_continued| DeltaDiscoveryResponse {
+        type_url: ADDRESS.to_owned(),
+        nonce: name.to_owned(),
+        resources: vec![service_resource(
+            &service("default", name, &[address]),
+            "v1",
+        )],
+        is_continued,
+        ..DeltaDiscoveryResponse::default()
+    };
+    stream.send_response(part("one", "172.20.1.7", true)).await;
+    let mut directory = client.directory.clone();
+    let visible = directory.wait_for(|directory| directory.services().count() > 0);
+    let waited = tokio::time::timeout(FIRST_VIEW_QUIET * 5, visible).await;
+    assert!(waited.is_err(), "half a view is visible");
+    stream.send_response(part("two", "172.20.1.8", false)).await;
+    client
+        .sees("both services", |directory| {
+            directory.services().count() == 2
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -105,6 +105,7 @@ fn delta_fields() {
         control_plane: Some(xds::ControlPlane {
             identifier: "i".into(),
         }),
+        is_continued: true,
     };
     let raw_resource = raw()
         .bytes(1, "v")
@@ -119,7 +120,8 @@ fn delta_fields() {
         .bytes(4, "t")
         .bytes(5, "nonce")
         .bytes(6, "gone")
-        .message(7, raw().bytes(1, "i"));
+        .message(7, raw().bytes(1, "i"))
+        .number(1000, 1);
     check(made, response);
 }
 
