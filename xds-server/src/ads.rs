@@ -12,6 +12,7 @@ use tulle_wire::xds::DeltaDiscoveryRequest;
 
 pub use self::stream::EncodedResponse;
 use self::{
+    entrance::Entrance,
     reader::{Credential, Readers},
     stream::{StreamContext, drive},
 };
@@ -19,6 +20,7 @@ use crate::{
     management::NodeBoard, metrics::Metrics, server::Caller, snapshot::Snapshot, tokens::NodeTokens,
 };
 
+mod entrance;
 mod reader;
 mod stream;
 mod subscription;
@@ -33,6 +35,7 @@ pub struct Ads {
     stop: CancellationToken,
     identifier: Arc<str>,
     nodes: Arc<NodeBoard>,
+    entrance: Entrance,
 }
 
 impl Ads {
@@ -48,7 +51,9 @@ impl Ads {
         stop: CancellationToken,
     ) -> Self {
         let node_proxy = node_proxy_id(trust_domain);
+        let entrance = Entrance::new(metrics.xds_views_awaited.clone());
         Ads {
+            entrance,
             readers: Readers { node_proxy, tokens },
             snapshots,
             metrics,
@@ -108,6 +113,7 @@ impl Ads {
             nodes: Arc::clone(&self.nodes),
             address,
             credential,
+            entrance: self.entrance.clone(),
         };
         self.tasks.spawn(drive(context, requests, sender));
         ReceiverStream::new(receiver)

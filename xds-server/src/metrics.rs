@@ -26,6 +26,8 @@ pub struct Metrics {
     registry: Registry,
     /// Open ADS streams.
     pub xds_streams: Gauge,
+    /// Clients that wait until it is their turn to be sent everything.
+    pub xds_views_awaited: Gauge,
     /// Requests for types that are not served.
     pub xds_unknown_types: Counter,
     xds_requests: Family<Labels, Counter>,
@@ -67,6 +69,7 @@ impl Metrics {
         let mut metrics = Metrics {
             registry: Registry::with_prefix("tulle"),
             xds_streams: Gauge::default(),
+            xds_views_awaited: Gauge::default(),
             xds_unknown_types: Counter::default(),
             xds_requests: Family::default(),
             xds_responses: Family::default(),
@@ -100,6 +103,11 @@ impl Metrics {
     fn register_xds(&mut self) {
         let r = &mut self.registry;
         r.register("xds_streams", "Open ADS streams", self.xds_streams.clone());
+        r.register(
+            "xds_views_awaited",
+            "Clients that wait for their turn to be sent everything",
+            self.xds_views_awaited.clone(),
+        );
         r.register(
             "xds_unknown_types",
             "Requests for types that are not served",

@@ -14,6 +14,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -174,6 +175,11 @@ pub(crate) async fn shake_hands(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%address, "cannot set TCP_NODELAY: {error}");
     }
+    // What waits in the kernel is in front of every answer to a client's ping: over a slow link megabytes of it would look like
+    // a dead server, and cost memory for each client.
+    if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        tracing::debug!(%address, "cannot bound what waits in the kernel: {error}");
+    }
     let handshake = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
     handshake.map_err(|_| "timeout")?.map_err(|error| {
         tracing::debug!(%address, "handshake refused: {}", Chain(&error));
@@ -330,6 +336,8 @@ const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
 const RESET_STREAMS_MAX: usize = 20;
 /// What may wait in HTTP/2 for a client that does not read.
 const SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// What may wait in the kernel that is not on the wire yet.
+const UNSENT_BYTES_MAX: u32 = 256 << 10;
 /// ztunnel takes 200 MiB; ours are cut at 1 MiB unless one resource alone is larger.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

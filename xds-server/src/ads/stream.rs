@@ -24,6 +24,7 @@ use tulle_wire::{
 };
 
 use super::{
+    entrance::Entrance,
     reader::Credential,
     subscription::{Subscription, Update},
 };
@@ -54,6 +55,9 @@ pub struct EncodedResponse {
     /// Who answers.
     #[prost(message, optional, tag = "7")]
     pub control_plane: Option<ControlPlane>,
+    /// More of the same answer follows; see [`tulle_wire::xds::DeltaDiscoveryResponse`].
+    #[prost(bool, tag = "1000")]
+    pub is_continued: bool,
 }
 
 /// What a stream needs of its surroundings.
@@ -66,6 +70,8 @@ pub(super) struct StreamContext {
     pub(super) address: Option<SocketAddr>,
     /// What the client must go on to hold, if it came with no certificate.
     pub(super) credential: Option<Credential>,
+    /// Where whoever asks for everything waits.
+    pub(super) entrance: Entrance,
 }
 
 /// Serves one stream to its end; errors go to the client as the stream's status.
@@ -129,6 +135,7 @@ impl Session {
         responses: &mpsc::Sender<Result<EncodedResponse, Status>>,
     ) -> Result<(), Status> {
         let stop = self.context.stop.clone();
+        let mut visit = self.context.entrance.visit();
         let mut snapshots = self.context.snapshots.clone();
         // Before the source has told everything, an answer would take away what the client still needs.
         tokio::select! { // Cancel-safe: both arms only wait.
@@ -144,17 +151,29 @@ impl Session {
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let quiet = self.outbox.is_empty();
+            let takes_requests = self.outbox.len() < OUTBOX_LEN_MAX && !visit.is_waiting();
             tokio::select! { // All arms are cancel-safe: a request, a permit or a change is taken whole or not at all.
                 () = stop.cancelled() => return Err(going_away()),
                 _ = checks.tick(), if self.context.credential.is_some() => self.check_credential().await?,
+                request = visit.admitted() => {
+                    self.handle_request(&request, &snapshots.borrow().clone())?;
+                }
                 permit = responses.reserve(), if !quiet => {
                     let permit = permit.map_err(|_| Status::cancelled("the client is gone"))?;
                     if let Some(response) = self.next_response() {
                         permit.send(Ok(response));
                     }
+                    if self.outbox.is_empty() {
+                        visit.leave();
+                    }
                 }
-                request = requests.next(), if self.outbox.len() < OUTBOX_LEN_MAX => match request {
-                    Some(Ok(request)) => self.handle_request(&request, &snapshots.borrow().clone())?,
+                request = requests.next(), if takes_requests => match request {
+                    Some(Ok(request)) => {
+                        let snapshot = snapshots.borrow().clone();
+                        if let Some(request) = visit.put_aside(request, &snapshot) {
+                            self.handle_request(&request, &snapshot)?;
+                        }
+                    }
                     Some(Err(status)) => {
                         self.context.metrics.count_stream_error(&status);
                         return Err(status);
@@ -263,7 +282,8 @@ impl Session {
         let outgoing = self.outbox.front_mut()?;
         let kind = outgoing.kind;
         let (puts, removed) = outgoing.update.next_part();
-        if outgoing.update.is_empty() {
+        let is_continued = !outgoing.update.is_empty();
+        if !is_continued {
             self.outbox.pop_front();
         }
         self.nonces += 1;
@@ -286,6 +306,7 @@ impl Session {
             control_plane: Some(ControlPlane {
                 identifier: self.context.identifier.to_string(),
             }),
+            is_continued,
         })
     }
 

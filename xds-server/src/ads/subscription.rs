@@ -311,7 +311,13 @@ impl Answer {
         self.puts.insert(Arc::clone(&encoded.name), encoded);
     }
 
+    /// In order of their names.
     fn put_all<'a>(&mut self, all: impl Iterator<Item = &'a Arc<Encoded>>) {
+        if self.len() == 0 {
+            // Made from what is in order, the map is made in one go.
+            self.puts = all.map(|e| (Arc::clone(&e.name), Arc::clone(e))).collect();
+            return;
+        }
         for encoded in all {
             self.put(Arc::clone(encoded));
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tulle_model::Change;
 
 use super::*;
-use crate::snapshot::tests::workload;
+use crate::{ads::entrance::Entrance, snapshot::tests::workload};
 
 /// Nodes that hold a whole mesh.
 struct Nodes {
@@ -44,6 +44,7 @@ impl Nodes {
                 nodes: Arc::default(),
                 address: None,
                 credential: None,
+                entrance: Entrance::new(metrics.xds_views_awaited.clone()),
             };
             tokio::spawn(drive(
                 context,

@@ -10,7 +10,7 @@ use tulle_model::{
 use tulle_wire::{type_url, xds};
 
 use super::*;
-use crate::snapshot::tests::workload;
+use crate::{ads::entrance::Entrance, snapshot::tests::workload};
 
 struct Client {
     requests: Option<mpsc::Sender<Result<DeltaDiscoveryRequest, Status>>>,
@@ -36,6 +36,7 @@ impl Client {
             nodes: Arc::default(),
             address: None,
             credential: None,
+            entrance: Entrance::new(metrics.xds_views_awaited.clone()),
         };
         tokio::spawn(drive(
             context,
