@@ -20,6 +20,7 @@ mod sealed;
 mod source;
 mod stream;
 mod svid;
+mod term;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod verify;
@@ -36,7 +37,7 @@ pub use grpc_tls::{
     ServerTls,
 };
 pub use handshake::{HandshakeError, PeerRefusal, REASONS};
-pub use manager::{GetSvidError, SvidManager, SvidManagerSettings, SvidStatus};
+pub use manager::{GetSvidError, SvidManager, SvidManagerSettings, SvidStatus, WallClock};
 pub use mesh_tls::{MeshTls, Offer};
 pub use pem::ParsePemError;
 pub use request::{KeyRequest, NewKeyError};
@@ -44,4 +45,5 @@ pub use sealed::{Opener, SEAL_LEN, SealError, Sealer};
 pub use source::{FetchSvidError, SvidSource};
 pub use stream::{InnerProtocol, TlsStream};
 pub use svid::{AcceptSvidError, Svid};
+pub use term::Term;
 pub use verify::Peer;

@@ -40,6 +40,9 @@ struct Slot {
     task: AbortOnDrop,
 }
 
+/// What tells the time, for which certificates are good.
+pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
 /// How the manager behaves; the defaults are for production.
 #[derive(Clone)]
 pub struct SvidManagerSettings {
@@ -56,7 +59,7 @@ pub struct SvidManagerSettings {
     /// How many identities may be kept.
     pub identities_max: usize,
     /// The wall clock.
-    pub clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    pub clock: WallClock,
     /// Random numbers between −1 and 1, evenly spread.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
@@ -140,6 +143,36 @@ impl SvidManager {
             }),
             (None, None) => Err(GetSvidError::Timeout { id, waited }),
         }
+    }
+
+    /// Resolves when a certificate other than `svid` is at hand for `id`, which the next connection would prove.
+    ///
+    /// Never, if nobody cares for `id` any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait only.
+    pub async fn renewed(&self, id: &SpiffeId, svid: &Arc<Svid>) {
+        let holding = self.lock().get(id).map(|slot| slot.holding.clone());
+        if let Some(mut holding) = holding {
+            let is_other = |holding: &Holding| {
+                let valid = holding.valid_at(self.keeper.now());
+                valid.is_some_and(|held| !Arc::ptr_eq(&held, svid))
+            };
+            if holding.wait_for(is_other).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The wall clock by which certificates are judged.
+    pub fn clock(&self) -> WallClock {
+        Arc::clone(&self.keeper.settings.clock)
+    }
+
+    /// Its time.
+    pub fn now(&self) -> SystemTime {
+        self.keeper.now()
     }
 
     /// Fetches a certificate for `id` ahead of its first use.

@@ -104,11 +104,29 @@ impl Forge {
     /// The certificate cannot be made.
     pub fn svid(&self, id: &SpiffeId, flaw: Flaw) -> Result<Arc<Svid>, ForgeError> {
         let now = SystemTime::now();
-        let (not_before, not_after) = match flaw {
+        let validity = match flaw {
             Flaw::Expired => (now - 2 * HOUR, now - MINUTE),
             Flaw::NotYetValid => (now + HOUR, now + 2 * HOUR),
             _ => (now - MINUTE, now + HOUR),
         };
+        self.sign(id, flaw, validity)
+    }
+
+    /// A flawless certificate for `id` with `ttl` to live.
+    ///
+    /// # Errors
+    /// The certificate cannot be made.
+    pub fn svid_for(&self, id: &SpiffeId, ttl: Duration) -> Result<Arc<Svid>, ForgeError> {
+        let now = SystemTime::now();
+        self.sign(id, Flaw::None, (now - MINUTE, now + ttl))
+    }
+
+    fn sign(
+        &self,
+        id: &SpiffeId,
+        flaw: Flaw,
+        (not_before, not_after): (SystemTime, SystemTime),
+    ) -> Result<Arc<Svid>, ForgeError> {
         let names = names(id, flaw).map_err(ForgeError::new)?;
         let mut params = leaf_params(names, not_before, not_after).map_err(ForgeError::new)?;
         spoil(&mut params, flaw);

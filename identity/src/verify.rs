@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** outside of such a scope the verifier refuses everybody.
 
-use std::{cell::RefCell, future::Future, io, sync::Arc};
+use std::{cell::RefCell, future::Future, io, sync::Arc, time::SystemTime};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
@@ -33,6 +33,8 @@ pub struct Peer {
     pub id: SpiffeId,
     /// The certificate's serial number, in lower-case hexadecimal.
     pub serial: String,
+    /// The last second of the certificate's validity.
+    pub not_after: SystemTime,
 }
 
 /// What a handshake demands of its peer.
@@ -189,6 +191,7 @@ fn judge_workload(
     leaf.check_usage()?;
     Ok(Peer {
         serial: leaf.serial(),
+        not_after: leaf.not_after(),
         id,
     })
 }
@@ -209,6 +212,7 @@ fn judge_server(
             leaf.check_usage()?;
             Ok(Some(Peer {
                 serial: leaf.serial(),
+                not_after: leaf.not_after(),
                 id,
             }))
         }
@@ -219,6 +223,7 @@ fn judge_server(
                 .map_err(|_error| unexpected(&"a server of another name", &name.to_str()))?;
             Ok(leaf.workload_id().ok().map(|id| Peer {
                 serial: leaf.serial(),
+                not_after: leaf.not_after(),
                 id,
             }))
         }

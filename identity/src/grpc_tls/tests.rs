@@ -72,7 +72,8 @@ async fn a_client_that_shows_its_certificate_is_known() {
         server.unwrap(),
         Some(Peer {
             id: node,
-            serial: svid.serial()
+            serial: svid.serial(),
+            not_after: svid.not_after(),
         })
     );
 }

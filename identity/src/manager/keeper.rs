@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     sync::{AcquireError, Semaphore, SemaphorePermit, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tulle_model::SpiffeId;
 
@@ -16,6 +16,7 @@ use crate::{
     causes::with_causes,
     source::{FetchSvidError, SvidSource},
     svid::Svid,
+    term::wait_while,
 };
 
 /// What every identity's task shares.
@@ -183,13 +184,8 @@ impl Keeper {
         Duration::try_from_secs_f64(length.as_secs_f64() * factor).unwrap_or(length)
     }
 
-    /// Waits for a time of the wall clock, which may jump: it is looked at again and again.
     async fn wait_until(&self, moment: SystemTime) {
-        while let Ok(left) = moment.duration_since(self.now())
-            && !left.is_zero()
-        {
-            sleep(left.min(CLOCK_CHECK_INTERVAL)).await;
-        }
+        wait_while(|| moment.duration_since(self.now()).unwrap_or_default()).await;
     }
 }
 
@@ -201,5 +197,3 @@ const RENEWAL_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_JITTER: f64 = 0.2;
 /// Enough for any ratio of pauses, and no overflow.
 const BACKOFF_DOUBLINGS_MAX: u32 = 20;
-/// A clock that was set forward is noticed within this time.
-const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(30);

@@ -194,6 +194,26 @@ async fn a_certificate_is_renewed_at_half_life_give_or_take_a_tenth() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_holds_a_certificate_hears_of_the_next_one() {
+    let clock = Clock::new();
+    let script = Script::new(&clock, HOUR);
+    let manager = SvidManager::new(script.clone(), settings(&clock, &[]));
+    let first = manager.get(&id("app")).await.unwrap();
+    let begun = Instant::now();
+    manager.renewed(&id("app"), &first).await;
+    let waited = begun.elapsed();
+    assert!(waited.abs_diff(HOUR / 2) <= SECOND, "{waited:?}");
+    let second = manager.get(&id("app")).await.unwrap();
+    assert!(!Arc::ptr_eq(&first, &second));
+    // At once, for whoever comes late; never, where there is nothing to come.
+    manager.renewed(&id("app"), &first).await;
+    manager.forget(&id("app"));
+    let app = id("app");
+    let never = manager.renewed(&app, &second);
+    assert!(timeout_at(begun + 24 * HOUR, never).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_old_certificate_serves_while_renewal_fails_and_not_beyond_its_end() {
     let clock = Clock::new();
     let script = Script::new(&clock, HOUR);
