@@ -1,6 +1,6 @@
 //! The delta ADS method: who may subscribe, and one task for each stream.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::sync::{mpsc, watch};
@@ -81,10 +81,11 @@ impl StreamingService<DeltaDiscoveryRequest> for Ads {
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
         let ads = self.clone();
         Box::pin(async move {
-            let address = request.extensions().get::<Caller>().map(|c| c.address);
+            let caller = request.extensions().get::<Caller>().cloned();
+            let address = caller.as_ref().map(|caller| caller.address);
             match ads.readers.admit(&request).await {
                 Ok(credential) => {
-                    let responses = ads.open(request.into_inner(), address, credential);
+                    let responses = ads.open(request.into_inner(), caller, credential);
                     Ok(Response::new(responses))
                 }
                 Err(error) => {
@@ -101,7 +102,7 @@ impl Ads {
     fn open(
         &self,
         requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
-        address: Option<SocketAddr>,
+        caller: Option<Caller>,
         credential: Option<Credential>,
     ) -> ReceiverStream<Result<EncodedResponse, Status>> {
         let (sender, receiver) = mpsc::channel(RESPONSES_LEN_MAX);
@@ -111,7 +112,8 @@ impl Ads {
             stop: self.stop.clone(),
             identifier: Arc::clone(&self.identifier),
             nodes: Arc::clone(&self.nodes),
-            address,
+            address: caller.as_ref().map(|caller| caller.address),
+            expired: caller.map(|caller| caller.expired).unwrap_or_default(),
             credential,
             entrance: self.entrance.clone(),
         };

@@ -109,6 +109,9 @@ impl Management {
 
     /// Who the caller is, for the log.
     async fn admit<B>(&self, caller: &Caller, request: &Request<B>) -> Result<String, Refusal> {
+        if caller.is_expired() {
+            return Err(Refusal::stranger());
+        }
         if let Some(peer) = &caller.peer {
             return if peer.id == self.operator {
                 Ok(peer.id.to_string())

@@ -1,4 +1,8 @@
 //! The gRPC port: TLS, HTTP/2 and the way to the two methods. Everything that a stranger can send is bounded here.
+//!
+//! A connection ends with the certificate that its caller showed: GOAWAY, a moment for what is under way, and a status for streams of
+//! ADS, which know no end of their own. So whoever gets no new certificate any more, as a node that was taken out of the cluster, sees
+//! nothing of the mesh after its last one. istiod gives all connections the same greatest age instead, whatever they were opened with.
 
 use std::{
     convert::Infallible,
@@ -23,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
-use tulle_identity::{CertificateAuthority, Peer, ServerTls, TlsStream};
+use tulle_identity::{CertificateAuthority, Peer, ServerTls, Term, TlsStream};
 use tulle_wire::grpc_path;
 
 use crate::{
@@ -42,6 +46,46 @@ pub struct Caller {
     pub address: SocketAddr,
     /// Its connection's.
     pub keep: Keep,
+    /// Cancelled when the certificate that it showed is over.
+    pub expired: CancellationToken,
+}
+
+impl Caller {
+    /// Whoever called from `address` and proved to be `peer`.
+    pub(crate) fn new(peer: Option<Peer>, address: SocketAddr) -> Self {
+        Caller {
+            peer,
+            address,
+            keep: Keep::default(),
+            expired: CancellationToken::new(),
+        }
+    }
+
+    /// Whether the certificate that it showed is over: nothing new may begin on its connection.
+    pub(crate) fn is_expired(&self) -> bool {
+        let term = self.peer.as_ref().map(Term::of_peer);
+        term.is_some_and(|term| term.is_over(SystemTime::now()))
+    }
+
+    /// Resolves when the certificate that it showed is over, and says so to whatever goes on on its connection; never, if it showed
+    /// none.
+    pub(crate) async fn until_expired(&self) {
+        let Some(peer) = &self.peer else {
+            return std::future::pending().await;
+        };
+        Term::of_peer(peer).end(SystemTime::now).await;
+        self.expired.cancel();
+    }
+
+    /// Resolves when its connection is too old to go on.
+    async fn until_old(&self) {
+        tokio::select! { // Cancel-safe: both only wait.
+            () = self.until_expired() => tracing::debug!(address = %self.address, "a caller's certificate is over"),
+            // A caller without a certificate wants one, which takes a moment; it must not keep a place for ever, unless it reads
+            // the mesh by a token.
+            () = self.keep.until_unused(ANONYMOUS_AGE_MAX), if self.peer.is_none() => {}
+        }
+    }
 }
 
 /// Lets a connection grow old whose caller has shown no certificate.
@@ -150,12 +194,7 @@ impl Connection {
         let served = match shake_hands(stream, address, &tls).await {
             Ok((stream, peer)) => {
                 drop(handshake);
-                let caller = Caller {
-                    peer,
-                    address,
-                    keep: Keep::default(),
-                };
-                serve_http(stream, caller, services, stop).await
+                serve_http(stream, Caller::new(peer, address), services, stop).await
             }
             Err(reason) => Err(reason),
         };
@@ -194,17 +233,12 @@ async fn serve_http(
     stop: CancellationToken,
 ) -> Result<(), &'static str> {
     let address = caller.address;
-    // A caller without a certificate wants one, which takes a moment; it must not keep a place for ever, unless it reads the
-    // mesh by a token.
-    let age_max = if caller.peer.is_some() {
-        Duration::MAX
-    } else {
-        ANONYMOUS_AGE_MAX
+    let service = {
+        let caller = caller.clone();
+        service_fn(move |request: Request<Incoming>| {
+            route(services.clone(), caller.clone(), request)
+        })
     };
-    let keep = caller.keep.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        route(services.clone(), caller.clone(), request)
-    });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -217,13 +251,13 @@ async fn serve_http(
     let ended = tokio::select! { // Cancel-safe: the connection is polled on below.
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => None,
-        () = keep.until_unused(age_max) => None,
+        () = caller.until_old() => None,
     };
     let ended = match ended {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            // Streams end themselves at `stop`; a client that does not read on is not waited for.
+            // Streams end themselves at `stop`, and with the certificate; a client that does not read on is not waited for.
             timeout(ads::DRAIN_TIMEOUT, connection)
                 .await
                 .unwrap_or(Ok(()))

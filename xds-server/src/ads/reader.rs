@@ -1,7 +1,7 @@
 //! Who may read the mesh: a node proxy by its certificate, and any other proxy of a node, such as a stock ztunnel, by the node's
 //! token, which is all that such a proxy has before it holds a certificate (and after that, too).
 //!
-//! A certificate proves its holder when the connection begins, and lives for an hour; that a stream outlives it is not looked at.
+//! A certificate proves its holder as long as it lives, which is an hour: its connection and all streams on it end with it.
 //! A token lives until it is withdrawn, so whoever reads by one is asked again while it reads (`withdrawn_token_ends_its_stream`).
 
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub(super) struct Credential {
 pub(super) enum RefuseReaderError {
     #[error("{found} may not read the mesh: expected {expected}")]
     Identity { found: SpiffeId, expected: SpiffeId },
+    #[error("the certificate that the connection was opened with is over: connect anew")]
+    Expired,
     #[error(
         "a certificate of the mesh, or a node's token in the metadata key authorization, is needed to read the mesh"
     )]
@@ -56,6 +58,9 @@ impl Readers {
     ) -> Result<Option<Credential>, RefuseReaderError> {
         let caller = request.extensions().get::<Caller>();
         let caller = caller.ok_or(RefuseReaderError::Nothing)?;
+        if caller.is_expired() {
+            return Err(RefuseReaderError::Expired);
+        }
         // A certificate says more than a token: a workload's does not become a node proxy's by one.
         match &caller.peer {
             Some(peer) if peer.id == self.node_proxy => return Ok(None),
@@ -104,6 +109,7 @@ impl RefuseReaderError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             RefuseReaderError::Identity { .. } => "identity",
+            RefuseReaderError::Expired => "expired",
             RefuseReaderError::Nothing => "no_credential",
             RefuseReaderError::UnknownToken => "unknown_token",
             RefuseReaderError::UnknownNode { .. } => "unknown_node",
@@ -111,6 +117,13 @@ impl RefuseReaderError {
     }
 
     pub(super) fn into_status(self) -> Status {
-        Status::unauthenticated(self.to_string())
+        match self {
+            // It may well belong to the mesh, and shall try again at once.
+            RefuseReaderError::Expired => Status::unavailable(self.to_string()),
+            RefuseReaderError::Identity { .. }
+            | RefuseReaderError::Nothing
+            | RefuseReaderError::UnknownToken
+            | RefuseReaderError::UnknownNode { .. } => Status::unauthenticated(self.to_string()),
+        }
     }
 }

@@ -25,7 +25,7 @@ use tulle_wire::{
 
 use super::{
     entrance::Entrance,
-    reader::Credential,
+    reader::{Credential, RefuseReaderError},
     subscription::{Subscription, Update},
 };
 use crate::{
@@ -68,6 +68,8 @@ pub(super) struct StreamContext {
     pub(super) identifier: Arc<str>,
     pub(super) nodes: Arc<NodeBoard>,
     pub(super) address: Option<SocketAddr>,
+    /// Cancelled when the certificate that the client showed is over.
+    pub(super) expired: CancellationToken,
     /// What the client must go on to hold, if it came with no certificate.
     pub(super) credential: Option<Credential>,
     /// Where whoever asks for everything waits.
@@ -134,13 +136,14 @@ impl Session {
         mut requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin,
         responses: &mpsc::Sender<Result<EncodedResponse, Status>>,
     ) -> Result<(), Status> {
-        let stop = self.context.stop.clone();
+        let (stop, expired) = (self.context.stop.clone(), self.context.expired.clone());
         let mut visit = self.context.entrance.visit();
         let mut snapshots = self.context.snapshots.clone();
         // Before the source has told everything, an answer would take away what the client still needs.
         tokio::select! { // Cancel-safe: both arms only wait.
             ready = snapshots.wait_for(|s| s.ready) => drop(ready.map_err(|_| going_away())?),
             () = stop.cancelled() => return Err(going_away()),
+            () = expired.cancelled() => return Err(connect_anew()),
         }
         // Before the first answer, and then again and again.
         self.check_credential().await?;
@@ -154,6 +157,7 @@ impl Session {
             let takes_requests = self.outbox.len() < OUTBOX_LEN_MAX && !visit.is_waiting();
             tokio::select! { // All arms are cancel-safe: a request, a permit or a change is taken whole or not at all.
                 () = stop.cancelled() => return Err(going_away()),
+                () = expired.cancelled() => return Err(connect_anew()),
                 _ = checks.tick(), if self.context.credential.is_some() => self.check_credential().await?,
                 request = visit.admitted() => {
                     self.handle_request(&request, &snapshots.borrow().clone())?;
@@ -374,6 +378,10 @@ fn node_name(node: &Node) -> String {
 
 fn going_away() -> Status {
     Status::unavailable("the server is going away")
+}
+
+fn connect_anew() -> Status {
+    RefuseReaderError::Expired.into_status()
 }
 
 /// Answers that may wait for a client that does not read; then its requests wait too.

@@ -17,7 +17,7 @@ use super::Management;
 use crate::{
     ads::DRAIN_TIMEOUT,
     chain::Chain,
-    server::{Caller, Keep, shake_hands},
+    server::{Caller, shake_hands},
 };
 
 /// Serves until `stop`; the connections themselves are `tasks`.
@@ -51,12 +51,7 @@ pub async fn serve(
         tasks.spawn(async move {
             match shake_hands(stream, address, &tls).await {
                 Ok((stream, peer)) => {
-                    let caller = Caller {
-                        peer,
-                        address,
-                        keep: Keep::default(),
-                    };
-                    serve_http(stream, caller, management, stop).await;
+                    serve_http(stream, Caller::new(peer, address), management, stop).await;
                 }
                 Err(_) => management.metrics.count_management("handshake"),
             }
@@ -72,6 +67,15 @@ async fn serve_http(
     stop: CancellationToken,
 ) {
     let address = caller.address;
+    let age = {
+        let caller = caller.clone();
+        async move {
+            tokio::select! { // Cancel-safe: both only wait.
+                () = caller.until_expired() => {}
+                () = sleep(CONNECTION_AGE_MAX) => {}
+            }
+        }
+    };
     let service = service_fn(move |request: Request<Incoming>| {
         let (management, caller) = (Arc::clone(&management), caller.clone());
         async move { management.answer(&caller, request).await }
@@ -88,7 +92,7 @@ async fn serve_http(
             connection.as_mut().graceful_shutdown();
             timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
         }
-        () = sleep(CONNECTION_AGE_MAX) => {
+        () = age => {
             connection.as_mut().graceful_shutdown();
             timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
         }

@@ -1,11 +1,19 @@
 //! ADS over a real TLS connection: who may subscribe, and what a node proxy sees.
 
+use std::time::SystemTime;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic::Code;
 use tulle_identity::testing::{Flaw, Forge};
 use tulle_wire::{type_url, xds::DeltaDiscoveryRequest};
 
 use crate::support::{
-    AdsClient, Cluster, endpoints, first_request, pod, service, slice, token, write_by_rename,
+    AdsClient, Cluster, DEADLINE, endpoints, first_request, pod, service, slice, token,
+    write_by_rename,
 };
 
 fn deploy(cluster: &Cluster) {
@@ -279,6 +287,93 @@ async fn reconnected_client_gets_only_differences() {
         ["koornacht//Pod/shop/long-gone"]
     );
 }
+
+#[tokio::test]
+async fn stream_ends_with_its_certificate_and_the_next_one_goes_on() {
+    let cluster = Cluster::start_alone().await;
+    deploy(&cluster);
+    let mut other = cluster.ads().await;
+    other.subscribe(type_url::ADDRESS).await;
+    other.next().await.unwrap();
+    let svid = cluster.svid_for("n1", SHORT_LIFE).await;
+    let channel = cluster.channel(Some(&svid)).await.unwrap();
+    let mut client = AdsClient::open(channel.clone()).await.unwrap();
+    client.subscribe(type_url::ADDRESS).await;
+    let mut held = std::collections::BTreeMap::new();
+    let ended = loop {
+        match client.next().await {
+            Ok(response) => {
+                held.extend(response.resources.into_iter().map(|r| (r.name, r.version)))
+            }
+            Err(ended) => break ended,
+        }
+    };
+    assert!(SystemTime::now() > svid.not_after(), "not before its time");
+    assert_eq!(held.len(), 3);
+    // A status by which a client tries again, and knows why.
+    assert_eq!(ended.code(), Code::Unavailable);
+    assert!(
+        ended.message().contains("is over: connect anew"),
+        "{}",
+        ended.message()
+    );
+    // The connection itself ends as well: a new stream would need a new handshake, which fails.
+    assert!(AdsClient::open(channel).await.is_err());
+    let mut client = cluster.ads().await;
+    let request = DeltaDiscoveryRequest {
+        initial_resource_versions: held,
+        ..first_request(type_url::ADDRESS)
+    };
+    client.send(request).await;
+    let response = client.next().await.unwrap();
+    assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+    // Nobody else is touched by it.
+    cluster.apply("pod-c", &pod("c", "n1", "10.1.1.9", "web"));
+    other
+        .wait("the new pod", |d| d.workloads().count() == 3)
+        .await;
+}
+
+/// A client that goes on with its HTTP/2 connection whatever it is told.
+#[tokio::test]
+async fn connection_whose_certificate_is_over_is_closed() {
+    let cluster = Cluster::start_alone().await;
+    let svid = cluster.svid_for("n1", SHORT_LIFE).await;
+    let stream = TcpStream::connect(cluster.running().listen).await.unwrap();
+    let mut stream = cluster
+        .client_tls(Some(&svid))
+        .connect(stream)
+        .await
+        .unwrap();
+    // The preface and empty settings; not one request.
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    stream.flush().await.unwrap();
+    let mut frames = Vec::new();
+    let end = timeout(DEADLINE, stream.read_to_end(&mut frames)).await;
+    let _closed = end.expect("the connection goes on");
+    assert!(SystemTime::now() > svid.not_after(), "not before its time");
+    let goaway = |frames: &[u8]| {
+        let mut rest = frames;
+        while let Some((head, after)) = rest.split_first_chunk::<9>() {
+            if head[3] == GOAWAY {
+                return true;
+            }
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            rest = after
+                .get(usize::try_from(len).unwrap()..)
+                .unwrap_or_default();
+        }
+        false
+    };
+    assert!(goaway(&frames), "{frames:?}");
+}
+
+const GOAWAY: u8 = 7;
+/// Seconds; enough for a handshake on a busy machine.
+const SHORT_LIFE: i64 = 4;
 
 #[tokio::test]
 async fn restarted_server_takes_nothing_away() {

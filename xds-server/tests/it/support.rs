@@ -215,6 +215,16 @@ impl Cluster {
         key.into_svid(&response.cert_chain.concat()).unwrap()
     }
 
+    /// A certificate of the node proxy with `seconds` to live.
+    pub(crate) async fn svid_for(&self, node: &str, seconds: i64) -> Svid {
+        let token = token(node);
+        let asked = self.create_certificate(Some(&token), None, |request| {
+            request.validity_duration = seconds;
+        });
+        let (response, key) = asked.await.unwrap();
+        key.into_svid(&response.cert_chain.concat()).unwrap()
+    }
+
     /// An ADS stream of the node proxy of n1.
     pub(crate) async fn ads(&self) -> AdsClient {
         let svid = self.svid("n1", None).await;

@@ -43,6 +43,7 @@ impl Nodes {
                 identifier: Arc::from("test"),
                 nodes: Arc::default(),
                 address: None,
+                expired: CancellationToken::new(),
                 credential: None,
                 entrance: Entrance::new(metrics.xds_views_awaited.clone()),
             };

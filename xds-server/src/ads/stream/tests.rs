@@ -35,6 +35,7 @@ impl Client {
             identifier: Arc::from("test"),
             nodes: Arc::default(),
             address: None,
+            expired: CancellationToken::new(),
             credential: None,
             entrance: Entrance::new(metrics.xds_views_awaited.clone()),
         };
