@@ -214,7 +214,8 @@ impl Pod {
                 Box::pin(async move { dialer.dial(&key, svid, offer).await })
             })
         };
-        let pool = TunnelPool::new(dial, plane.settings.clone(), tasks.clone());
+        let clock = plane.svids.clock();
+        let pool = TunnelPool::new(dial, clock, plane.settings.clone(), tasks.clone());
         let joiner = joiner(&plane, &namespace);
         let denied = ConnectionLimit::new(plane.settings.denied_per_pod_max);
         let context = |direction| PumpContext {

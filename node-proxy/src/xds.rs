@@ -25,7 +25,7 @@ use crate::{
 };
 
 use backoff::Backoff;
-pub use connect::{MtlsChannel, OpenChannel, OpenChannelError};
+pub use connect::{MtlsChannel, OpenChannel, OpenChannelError, Opened};
 pub use saved::{LoadViewError, SaveViewError};
 pub use status::{TypeStatus, ViewOrigin, XdsStatus};
 pub use view::{ResourceKind, View};
@@ -133,8 +133,16 @@ impl XdsClient {
         let mut backoff = Backoff::default();
         loop {
             let ended = self.one_stream().await;
-            self.metrics.connected.set(0);
             XdsMetrics::because(&self.metrics.terminations, ended.reason());
+            if ended.is_renewal() {
+                // Nothing is wrong, and nobody is told so: if there is no next stream, that is told at once.
+                tracing::info!(
+                    "the stream from the xds-server moves to this node's new certificate"
+                );
+                backoff.reset();
+                continue;
+            }
+            self.metrics.connected.set(0);
             let error = crate::run::chain(&ended.error);
             self.note_status(|status| {
                 status.connected = false;

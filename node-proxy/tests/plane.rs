@@ -32,5 +32,8 @@ mod sealed;
 #[path = "plane/support.rs"]
 mod support;
 #[cfg(test)]
+#[path = "plane/terms.rs"]
+mod terms;
+#[cfg(test)]
 #[path = "plane/tunnels.rs"]
 mod tunnels;

@@ -1,4 +1,8 @@
 //! The door for tunnels: port 15008.
+//!
+//! A tunnel, or a lane, takes nothing new once a certificate that it was opened with is over: it is told to the peer (GOAWAY; a lane
+//! just closes), who comes back with a proof that holds. Connections that it carries go on to their own end, as everywhere: an
+//! application must not lose a transfer of hours to its proxy's housekeeping, and policy can cut it at any time.
 
 use std::{
     error::Error,
@@ -8,7 +12,7 @@ use std::{
 };
 
 use tokio::net::{TcpListener, TcpStream};
-use tulle_identity::{HandshakeError, InnerProtocol, Peer, TlsStream};
+use tulle_identity::{HandshakeError, InnerProtocol, Peer, Term, TlsStream};
 use tulle_model::{Directory, NamespacedName, Protocol, Workload};
 use tulle_policy::compiled::Outcome;
 
@@ -41,9 +45,10 @@ pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
             let _permit = permit;
             let established = Box::pin(shake_hands(&tunnel_pod, stream)).await;
             drop(handshake);
-            if let Some((tls, local, proven)) = established {
+            if let Some((tls, local, (proven, term))) = established {
                 let end = TunnelEnd {
                     proven: Arc::new(proven),
+                    term,
                     peer,
                     local,
                 };
@@ -62,6 +67,8 @@ pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
 /// Both ends of an established tunnel or lane.
 pub(super) struct TunnelEnd {
     pub(super) proven: Arc<Peer>,
+    /// The end of the certificates that both proved.
+    pub(super) term: Term,
     pub(super) peer: SocketAddr,
     pub(super) local: IpAddr,
 }
@@ -70,7 +77,7 @@ pub(super) struct TunnelEnd {
 async fn shake_hands(
     pod: &Arc<Pod>,
     stream: TcpStream,
-) -> Option<(TlsStream<TunnelIo>, IpAddr, Peer)> {
+) -> Option<(TlsStream<TunnelIo>, IpAddr, (Peer, Term))> {
     let metrics = &pod.plane.metrics;
     let limit = pod.plane.settings.handshake_timeout;
     let began = Instant::now();
@@ -85,13 +92,14 @@ async fn shake_hands(
     };
     let io = TunnelIo::new(stream, Arc::clone(&pod.plane.shared.buffers));
     let offer = pod.plane.settings.offer();
-    let accept = pod.plane.tls.accept_offering(offer, svid, io);
+    let accept = pod.plane.tls.accept_offering(offer, Arc::clone(&svid), io);
     let result = tokio::time::timeout(limit, accept).await;
     match result.unwrap_or(Err(HandshakeError::Timeout { limit })) {
         Ok((tls, proven)) => {
             metrics.count_handshake(TunnelSide::Server, "ok");
             metrics.observe_handshake(TunnelSide::Server, began.elapsed().as_secs_f64());
-            Some((tls, local, proven))
+            let term = Term::of_both(&svid, &proven);
+            Some((tls, local, (proven, term)))
         }
         Err(error) => {
             tracing::debug!(pod = %pod.descriptor.name, error = &error as &dyn Error, "a handshake failed");
@@ -107,7 +115,13 @@ async fn serve_tunnel(pod: &Arc<Pod>, tls: TlsStream<TunnelIo>, end: TunnelEnd) 
         .metrics
         .tunnel_guard(TunnelSide::Server, Transport::Hbone);
     let end = Arc::new(end);
-    tunnel::serve(tls, &pod.plane, pod.tasks.draining(), |incoming| {
+    let ending = async {
+        tokio::select! { // Cancel-safe: both only wait.
+            () = pod.tasks.draining() => {}
+            () = end.term.end(|| pod.plane.svids.now()) => {}
+        }
+    };
+    tunnel::serve(tls, &pod.plane, end.term, ending, |incoming| {
         let (stream_pod, end) = (Arc::clone(pod), Arc::clone(&end));
         // Boxed: the request is not needed once it is answered.
         let incoming = Box::new(incoming);

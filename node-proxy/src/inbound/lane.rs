@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Serves one lane until its peer closes it, or the drain begins and its session is over.
+/// Serves one lane until its peer closes it, or its session is over and the drain began or a certificate ended.
 pub(super) async fn serve(pod: &Arc<Pod>, tls: TlsStream<TunnelIo>, end: TunnelEnd) {
     if let Err(error) = serve_sessions(pod, tls, end).await {
         tracing::debug!(pod = %pod.descriptor.name, error = &error as &dyn Error, "a peer's lane ended");
@@ -42,19 +42,24 @@ async fn serve_sessions(
     let counted = plane
         .metrics
         .tunnel_guard(TunnelSide::Server, Transport::Lane);
-    let mut lane = Lane::new(tls, Arc::clone(&plane.shared.buffers), counted)?;
+    let mut lane = Lane::new(tls, end.term, Arc::clone(&plane.shared.buffers), counted)?;
     lane.greet().await?;
     let home = Arc::new(Home::default());
     loop {
+        let idle_max = settings.lane_idle_max.min(end.term.left(plane.svids.now()));
         let next = lane.next_preface(settings.handshake_timeout);
         let preface = tokio::select! {
             // Whoever asks at this moment sees the lane close before an answer, and asks elsewhere.
             () = pod.tasks.draining() => return Ok(()),
-            next = tokio::time::timeout(settings.lane_idle_max, next) => match next {
+            next = tokio::time::timeout(idle_max, next) => match next {
                 Ok(preface) => preface?,
                 Err(_idle_for_too_long) => return Ok(()),
             },
         };
+        // The clock may have been set since.
+        if end.term.is_over(plane.svids.now()) {
+            return Ok(());
+        }
         match carry(pod, &end, lane, preface, &home).await? {
             Some(free) => lane = free,
             None => return Ok(()),

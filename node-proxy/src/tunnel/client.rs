@@ -7,12 +7,12 @@ use std::{
     pin::pin,
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use h2::client::{self, SendRequest};
 use http::{Method, Request, StatusCode};
-use tulle_identity::{Svid, TlsStream};
+use tulle_identity::{Svid, Term, TlsStream};
 
 use super::{
     CLIENT_HEADER_LIST_LEN_MAX, CONNECTION_WINDOW_LEN, FRAME_LEN_MAX, STREAM_UNSENT_LEN_MAX,
@@ -32,6 +32,7 @@ pub(crate) struct Tunnel {
     sender: SendRequest<Chunk>,
     load: Arc<TunnelLoad>,
     svid: Arc<Svid>,
+    term: Term,
     destination: SocketAddr,
 }
 
@@ -48,7 +49,7 @@ impl Tunnel {
     pub(crate) async fn start(
         io: TlsStream<TunnelIo>,
         plane: &Plane,
-        svid: Arc<Svid>,
+        (svid, term): (Arc<Svid>, Term),
         destination: SocketAddr,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), h2::Error> {
         let writer = io.io().writer();
@@ -74,6 +75,7 @@ impl Tunnel {
             sender,
             load: Arc::clone(&load),
             svid,
+            term,
             destination,
         };
         let drive = async move {
@@ -112,9 +114,9 @@ impl Tunnel {
         &self.load
     }
 
-    /// Whether new streams would still prove this certificate.
-    pub(crate) fn proves(&self, svid: &Arc<Svid>) -> bool {
-        Arc::ptr_eq(&self.svid, svid)
+    /// Whether new streams would still prove this certificate to a peer whose own proof holds.
+    pub(crate) fn proves(&self, svid: &Arc<Svid>, now: SystemTime) -> bool {
+        Arc::ptr_eq(&self.svid, svid) && !self.term.is_over(now)
     }
 
     /// How many streams the peer allows.

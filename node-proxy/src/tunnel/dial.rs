@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use rand::seq::IndexedRandom as _;
 use socket2::Domain;
 use tokio::net::{TcpSocket, TcpStream};
-use tulle_identity::{InnerProtocol, Offer, Svid, TlsStream};
+use tulle_identity::{InnerProtocol, Offer, Svid, Term, TlsStream};
 
 use super::{
     client::Tunnel,
@@ -135,7 +135,7 @@ impl Dialer {
         let destination = key.destination;
         let began = Instant::now();
         let io = TunnelIo::new(stream, Arc::clone(&self.plane.shared.buffers));
-        let (tls, _peer) = self
+        let (tls, peer) = self
             .plane
             .tls
             .connect_offering(offer, Arc::clone(&svid), &key.expected, io)
@@ -144,10 +144,14 @@ impl Dialer {
                 destination,
                 source: Arc::new(e),
             })?;
+        let term = Term::of_both(&svid, &peer);
         let dialed = match tls.protocol() {
-            Some(InnerProtocol::Lane) => self.take_lane(tls).await.map(Dialed::Lane).map_err(lost),
+            Some(InnerProtocol::Lane) => {
+                let lane = self.take_lane(tls, term).await;
+                lane.map(Dialed::Lane).map_err(lost)
+            }
             Some(InnerProtocol::Http2) | None => {
-                match Tunnel::start(tls, &self.plane, svid, destination).await {
+                match Tunnel::start(tls, &self.plane, (svid, term), destination).await {
                     Ok((tunnel, drive)) => {
                         self.tasks.spawn(drive);
                         Ok(Dialed::Tunnel(tunnel))
@@ -167,13 +171,17 @@ impl Dialer {
     }
 
     /// A lane on which the peer has said that it is there.
-    async fn take_lane(&self, tls: TlsStream<TunnelIo>) -> Result<Box<Lane>, LaneError> {
+    async fn take_lane(
+        &self,
+        tls: TlsStream<TunnelIo>,
+        term: Term,
+    ) -> Result<Box<Lane>, LaneError> {
         let buffers = Arc::clone(&self.plane.shared.buffers);
         let counted = self
             .plane
             .metrics
             .tunnel_guard(TunnelSide::Client, Transport::Lane);
-        let mut lane = Lane::new(tls, buffers, counted)?;
+        let mut lane = Lane::new(tls, term, buffers, counted)?;
         lane.greeted().await?;
         Ok(lane)
     }

@@ -26,7 +26,7 @@ use tokio::{
     io::{AsyncRead as _, ReadBuf},
     net::TcpStream,
 };
-use tulle_identity::{Opener, SEAL_LEN, Sealer, TlsStream};
+use tulle_identity::{Opener, SEAL_LEN, Sealer, Term, TlsStream};
 
 pub(crate) use error::LaneError;
 pub(crate) use frame::{Kind, PREFACE_LEN_MAX, ParsePrefaceError, Preface};
@@ -57,6 +57,8 @@ pub(crate) struct Lane {
     session: u32,
     sent_end: bool,
     received_end: Option<LaneEnd>,
+    /// The end of the certificates that its two ends proved.
+    term: Term,
     _counted: GaugeGuard,
 }
 
@@ -81,6 +83,7 @@ impl Lane {
     /// Takes over a TLS connection whose ends agreed on `tulle/1`.
     pub(crate) fn new(
         tls: TlsStream<TunnelIo>,
+        term: Term,
         buffers: Arc<BufferPool>,
         counted: GaugeGuard,
     ) -> Result<Box<Self>, LaneError> {
@@ -95,6 +98,7 @@ impl Lane {
             session: 0,
             sent_end: true,
             received_end: Some(LaneEnd::Finished),
+            term,
             _counted: counted,
         }))
     }
@@ -119,6 +123,11 @@ impl Lane {
     /// Whether the last session is over on both sides, so that another may begin.
     pub(crate) fn is_free(&self) -> bool {
         self.is_over() && self.outbox.is_none() && self.inbox.plain_len == 0
+    }
+
+    /// Until when sessions may begin on it.
+    pub(crate) fn term(&self) -> Term {
+        self.term
     }
 
     /// For the client, of a free lane: nothing has come, and the peer has not closed.

@@ -4,6 +4,10 @@
 //! a stream of a shared tunnel. A stream goes to a tunnel where it does not wait behind others: tunnels that carry
 //! bulk, or whose readers stand still, get no newcomers while another can be had. Many who need the same new tunnel wait for one
 //! handshake. No lock is held while anything is waited for.
+//!
+//! What was opened with a certificate ends with it, our own or the peer's: no new connection takes it, those that it carries go on. Our
+//! own is left at its renewal already, the peer's at its end. Pools of Envoy and ztunnel look at neither: a connection that is used
+//! often enough goes on under certificates that ended long ago.
 
 mod lanes;
 
@@ -11,12 +15,12 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
-use tulle_identity::{Offer, Svid};
+use tulle_identity::{Offer, Svid, WallClock};
 use tulle_model::SpiffeId;
 
 use super::{
@@ -50,6 +54,7 @@ pub(crate) type Dial = Arc<dyn Fn(PoolKey, Arc<Svid>, Offer) -> Dialing + Send +
 pub(crate) struct TunnelPool {
     entries: Mutex<Entries>,
     dial: Dial,
+    clock: WallClock,
     settings: PlaneSettings,
     tasks: Tasks,
     this: Weak<TunnelPool>,
@@ -97,10 +102,16 @@ enum Choice {
 }
 
 impl TunnelPool {
-    pub(crate) fn new(dial: Dial, settings: PlaneSettings, tasks: Tasks) -> Arc<Self> {
+    pub(crate) fn new(
+        dial: Dial,
+        clock: WallClock,
+        settings: PlaneSettings,
+        tasks: Tasks,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|this| TunnelPool {
             entries: Mutex::default(),
             dial,
+            clock,
             settings,
             tasks,
             this: this.clone(),
@@ -150,7 +161,7 @@ impl TunnelPool {
         let destination = key.destination;
         let mut last = OpenTunnelError::Full { destination };
         for _ in 0..DEAD_LANES_MAX {
-            let (lane, home, is_new) = match entry.lanes.choose(&self.settings, svid) {
+            let (lane, home, is_new) = match entry.lanes.choose(&self.settings, svid, self.now()) {
                 lanes::Choice::Hbone => return None,
                 lanes::Choice::Idle(idle) => (idle.lane, idle.home, false),
                 lanes::Choice::Open(opening) => {
@@ -215,6 +226,10 @@ impl TunnelPool {
         outcome.await.unwrap_or(Err(OpenTunnelError::Draining))
     }
 
+    fn now(&self) -> SystemTime {
+        (self.clock)()
+    }
+
     fn entry(&self, key: &PoolKey) -> Arc<Entry> {
         let mut entries = lock(&self.entries);
         match entries.by_key.get(key) {
@@ -274,7 +289,7 @@ impl TunnelPool {
             };
             if let Some(Err(error)) = outcome {
                 // A busy tunnel is better than none.
-                let busy = lock(&entry.state).any_lease(&self.settings, svid);
+                let busy = lock(&entry.state).any_lease(&self.settings, svid, self.now());
                 return busy.map(|lease| (lease, false)).ok_or(error);
             }
         }
@@ -285,8 +300,9 @@ impl TunnelPool {
 
     fn choose(&self, entry: &Arc<Entry>, key: &PoolKey, svid: &Arc<Svid>) -> Choice {
         let mut unusable = Vec::new();
+        let now = self.now();
         let mut state = lock(&entry.state);
-        state.split_closed(svid, &mut unusable);
+        state.split_closed(svid, now, &mut unusable);
         let limits = &self.settings;
         let total = state.tunnels.len() + state.dials.len();
         if let Some(tunnel) = state.least_loaded(limits, |t| !t.load().is_busy()) {
@@ -305,7 +321,7 @@ impl TunnelPool {
             return Choice::Wait(ticket.done.clone());
         }
         if total >= limits.bulk_tunnels_max
-            && let Some(lease) = state.any_lease(limits, svid)
+            && let Some(lease) = state.any_lease(limits, svid, now)
         {
             return Choice::Tunnel(lease);
         }
@@ -363,11 +379,11 @@ impl EntryState {
         self.tunnels.is_empty() && self.dials.is_empty()
     }
 
-    /// Takes out tunnels that are closed or prove an older certificate; those close when their streams end.
-    fn split_closed(&mut self, svid: &Arc<Svid>, out: &mut Vec<Arc<Tunnel>>) {
+    /// Takes out tunnels that are closed, prove an older certificate, or whose peer's is over; those close when their streams end.
+    fn split_closed(&mut self, svid: &Arc<Svid>, now: SystemTime, out: &mut Vec<Arc<Tunnel>>) {
         out.extend(
             self.tunnels
-                .extract_if(.., |t| t.load().is_closed() || !t.proves(svid)),
+                .extract_if(.., |t| t.load().is_closed() || !t.proves(svid, now)),
         );
     }
 
@@ -392,8 +408,13 @@ impl EntryState {
     }
 
     /// A place on any tunnel, busy or not.
-    fn any_lease(&self, limits: &PlaneSettings, svid: &Arc<Svid>) -> Option<Lease> {
-        self.least_loaded(limits, |t| !t.load().is_closed() && t.proves(svid))
+    fn any_lease(
+        &self,
+        limits: &PlaneSettings,
+        svid: &Arc<Svid>,
+        now: SystemTime,
+    ) -> Option<Lease> {
+        self.least_loaded(limits, |t| !t.load().is_closed() && t.proves(svid, now))
             .map(Lease::new)
     }
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use h2::{
-    RecvStream,
+    Reason, RecvStream,
     server::{self, Connection, SendResponse},
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::HeaderName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tulle_identity::TlsStream;
+use tulle_identity::{Term, TlsStream};
 
 use super::{
     CONNECTION_WINDOW_LEN, FRAME_LEN_MAX, SERVER_HEADER_LIST_LEN_MAX, SERVER_RESETS_MAX,
@@ -28,10 +28,12 @@ use super::{
 };
 use crate::plane::{Direction, Plane, PlaneSettings};
 
-/// Serves one established TLS connection until it ends. `draining` asks for a graceful end; dropping the future cuts it.
+/// Serves one established TLS connection until it ends. `draining` asks for a graceful end, as does a request that comes when the
+/// connection's `term` is over; dropping the future cuts it.
 pub(crate) async fn serve(
     io: TlsStream<TunnelIo>,
     plane: &Plane,
+    term: Term,
     draining: impl Future<Output = ()>,
     mut handle: impl FnMut(IncomingStream),
 ) {
@@ -66,7 +68,21 @@ pub(crate) async fn serve(
             is_draining = true;
             connection.graceful_shutdown();
         }
-        if let Poll::Ready(end) = poll_streams(&mut connection, cx, &load, &mut handle) {
+        let mut is_over = false;
+        let streams = poll_streams(&mut connection, cx, &load, |incoming| {
+            is_over = term.is_over(plane.svids.now());
+            match is_over {
+                true => incoming.send_back(),
+                false => handle(incoming),
+            }
+        });
+        if is_over && !is_draining {
+            is_draining = true;
+            connection.graceful_shutdown();
+            // The farewell leaves in a turn of its own.
+            cx.waker().wake_by_ref();
+        }
+        if let Poll::Ready(end) = streams {
             if end.is_err_and(|error| !error.is_io()) {
                 plane.metrics.count_failed(Direction::Inbound, BROKEN_HTTP2);
             }
@@ -108,7 +124,7 @@ fn poll_streams<IO>(
     connection: &mut Connection<IO, Chunk>,
     cx: &mut Context<'_>,
     load: &Arc<TunnelLoad>,
-    handle: &mut impl FnMut(IncomingStream),
+    mut handle: impl FnMut(IncomingStream),
 ) -> Poll<Result<(), h2::Error>>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -163,6 +179,11 @@ impl IncomingStream {
 
     pub(crate) fn headers(&self) -> &HeaderMap {
         self.request.headers()
+    }
+
+    /// Tells the peer to ask elsewhere: nothing was done with the request, so it may be sent again on another connection.
+    pub(crate) fn send_back(mut self) {
+        self.respond.send_reset(Reason::REFUSED_STREAM);
     }
 
     /// Answers with a refusal; the stream is over.

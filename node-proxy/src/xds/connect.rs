@@ -1,8 +1,13 @@
 //! A gRPC channel to the xds-server, proven at both ends.
+//!
+//! The server ends a stream with the certificate that it was opened with. A proxy that gets new ones moves its stream long before: as
+//! soon as it holds the next certificate, which comes at a different moment on every node, so that the nodes of a cluster that were
+//! started together do not come back together.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tonic::transport::Channel;
 use tulle_identity::{
     ClientTls, GetSvidError, OpenClientTlsError, ParseEndpointError, SvidManager,
@@ -16,7 +21,15 @@ pub trait OpenChannel: Send + Sync + 'static {
     ///
     /// # Errors
     /// The server cannot be reached, or one side is not proven.
-    async fn open(&self) -> Result<Channel, OpenChannelError>;
+    async fn open(&self) -> Result<Opened, OpenChannelError>;
+}
+
+/// A connection, and for how long it is a good one.
+pub struct Opened {
+    /// The connection.
+    pub channel: Channel,
+    /// Resolves when a connection opened then would prove a newer certificate.
+    pub renewed: BoxFuture<'static, ()>,
 }
 
 /// mTLS with the node's own certificate.
@@ -35,7 +48,7 @@ pub struct MtlsChannel {
 
 #[async_trait]
 impl OpenChannel for MtlsChannel {
-    async fn open(&self) -> Result<Channel, OpenChannelError> {
+    async fn open(&self) -> Result<Opened, OpenChannelError> {
         let svid = self
             .svids
             .get(&self.identity)
@@ -50,10 +63,15 @@ impl OpenChannel for MtlsChannel {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let address = self.url.clone();
-        endpoint
+        let channel = endpoint
             .connect_with_connector(tls.connector())
             .await
-            .map_err(|source| OpenChannelError::Connect { address, source })
+            .map_err(|source| OpenChannelError::Connect { address, source })?;
+        let (svids, identity) = (Arc::clone(&self.svids), self.identity.clone());
+        Ok(Opened {
+            channel,
+            renewed: Box::pin(async move { svids.renewed(&identity, &svid).await }),
+        })
     }
 }
 

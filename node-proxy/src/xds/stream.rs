@@ -1,7 +1,8 @@
 //! One stream, from the first request to its end.
 
-use std::{collections::BTreeSet, error::Error};
+use std::{collections::BTreeSet, error::Error, time::Duration};
 
+use futures::{FutureExt as _, future::BoxFuture};
 use http::uri::PathAndQuery;
 use prost_types::{Struct, Value, value::Kind};
 use tokio::{
@@ -18,7 +19,7 @@ use tulle_wire::{
 
 use super::{
     ACKNOWLEDGE_TIMEOUT, FIRST_VIEW_QUIET, FIRST_VIEW_WAIT_MAX, XdsClient, XdsSettings,
-    connect::OpenChannelError,
+    connect::{OpenChannelError, Opened},
     status::ViewOrigin,
     view::{Applied, Refused, ResourceKind},
 };
@@ -45,7 +46,13 @@ impl Ended {
             },
             StreamError::Closed => "closed",
             StreamError::Stalled => "stalled",
+            StreamError::Renewed => "renewed",
         }
+    }
+
+    /// The stream ended in good order, for another one that proves the newer certificate.
+    pub(super) fn is_renewal(&self) -> bool {
+        matches!(self.error, StreamError::Renewed)
     }
 }
 
@@ -61,7 +68,10 @@ impl XdsClient {
         &mut self,
         was_healthy: &mut bool,
     ) -> Result<std::convert::Infallible, StreamError> {
-        let channel = self.channel.open().await?;
+        let Opened {
+            channel,
+            mut renewed,
+        } = self.channel.open().await?;
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         for (number, kind) in ResourceKind::ALL.into_iter().enumerate() {
             let mut request = self.first_request(kind);
@@ -87,7 +97,16 @@ impl XdsClient {
         self.note_status(|status| status.connected = true);
         let mut first_view = FirstView::default();
         loop {
-            let Some(response) = self.next_response(&mut responses, &mut first_view).await? else {
+            let next = self.next_in_term(&mut responses, &mut first_view, &mut renewed);
+            let next = match next.await {
+                Err(StreamError::Renewed) => {
+                    drop(requests);
+                    say_farewell(responses).await;
+                    return Err(StreamError::Renewed);
+                }
+                next => next?,
+            };
+            let Some(response) = next else {
                 self.publish_first(ViewOrigin::Server);
                 continue;
             };
@@ -101,6 +120,26 @@ impl XdsClient {
             // A long run of responses must leave the other tasks of this thread their turn.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The next response, as long as the stream proves the newest certificate.
+    async fn next_in_term(
+        &self,
+        responses: &mut Streaming<DeltaDiscoveryResponse>,
+        first_view: &mut FirstView,
+        renewed: &mut BoxFuture<'static, ()>,
+    ) -> Result<Option<DeltaDiscoveryResponse>, StreamError> {
+        let next = tokio::select! {
+            // Cancel-safe: what has been received of a message stays in the stream, and the wait for a certificate takes nothing.
+            next = self.next_response(responses, first_view) => next,
+            // A first view is not torn apart: whether it is whole shows by the silence after it.
+            () = &mut *renewed, if self.visible => return Err(StreamError::Renewed),
+        };
+        next.map_err(|error| match renewed.now_or_never() {
+            // The server ended what was opened with the old certificate.
+            Some(()) => StreamError::Renewed,
+            None => error,
+        })
     }
 
     /// The next response; `None` if the first whole view is there.
@@ -223,6 +262,13 @@ impl FirstView {
     }
 }
 
+/// Ends a stream, whose last request was sent, in good order: to the server it is none that broke. What still comes is not taken, and
+/// comes again.
+async fn say_farewell(mut responses: Streaming<DeltaDiscoveryResponse>) {
+    let ended = async { while let Ok(Some(_)) = responses.message().await {} };
+    let _in_time: Result<(), _> = timeout(FAREWELL_TIMEOUT, ended).await;
+}
+
 /// Who asks, in the form that istiod expects of a node's proxy.
 fn node(settings: &XdsSettings) -> Node {
     let text = |value: &str| Value {
@@ -294,6 +340,9 @@ pub(super) enum StreamError {
     /// The server closed it in good order.
     #[error("the xds-server closed the stream")]
     Closed,
+    /// It ends before the certificate that it was opened with does.
+    #[error("this node has a newer certificate")]
+    Renewed,
     /// The server takes no requests.
     #[error("the xds-server takes no acknowledgements")]
     Stalled,
@@ -317,6 +366,8 @@ fn describe_status(status: &tonic::Status) -> String {
 const RESPONSE_LEN_MAX: usize = 200 * 1024 * 1024;
 /// Three first requests, and acknowledgements, of which there is one for each response.
 const REQUESTS_MAX: usize = 16;
+/// A round trip to a server that lives.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Resources that are named in one refusal; the message travels in one frame.
 const REFUSED_NAMED: usize = 50;
 /// Resources that the admin server shows.

@@ -25,7 +25,7 @@ use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     server::{Grpc, NamedService, StreamingService},
-    transport::{Channel, Endpoint, Server, server::Connected},
+    transport::{Endpoint, Server, server::Connected},
 };
 use tonic_prost::ProstCodec;
 use tulle_model::{Authorization, Service, Workload};
@@ -34,7 +34,7 @@ use tulle_wire::{
     xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
 };
 
-use super::{OpenChannel, OpenChannelError, ResourceKind};
+use super::{OpenChannel, OpenChannelError, Opened, ResourceKind};
 use crate::testing::DEADLINE;
 
 /// A server whose streams a test holds in its hands.
@@ -157,6 +157,11 @@ impl ServerStream {
         answer
     }
 
+    /// What comes after the last request.
+    pub(crate) async fn end(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+        self.requests.message().await
+    }
+
     pub(crate) async fn fail(self, status: Status) {
         self.responses.send(Err(status)).await.unwrap();
     }
@@ -222,13 +227,17 @@ pub(crate) struct PlainChannel(pub(crate) SocketAddr);
 
 #[async_trait]
 impl OpenChannel for PlainChannel {
-    async fn open(&self) -> Result<Channel, OpenChannelError> {
+    async fn open(&self) -> Result<Opened, OpenChannelError> {
         let address = format!("http://{}", self.0);
         let endpoint = Endpoint::from_shared(address.clone()).unwrap();
-        endpoint
+        let channel = endpoint
             .connect()
             .await
-            .map_err(|source| OpenChannelError::Connect { address, source })
+            .map_err(|source| OpenChannelError::Connect { address, source })?;
+        Ok(Opened {
+            channel,
+            renewed: Box::pin(std::future::pending()),
+        })
     }
 }
 

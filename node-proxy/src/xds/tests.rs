@@ -1,4 +1,9 @@
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -32,6 +37,7 @@ struct Client {
     directory: Published<Directory>,
     status: Published<XdsStatus>,
     touched: Arc<TouchLog>,
+    metrics: Arc<XdsMetrics>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -50,7 +56,12 @@ impl Client {
         };
         let touched = Arc::new(TouchLog::default());
         let metrics = Arc::new(XdsMetrics::default());
-        let mut client = XdsClient::new(settings, channel, Arc::clone(&touched), metrics);
+        let mut client = XdsClient::new(
+            settings,
+            channel,
+            Arc::clone(&touched),
+            Arc::clone(&metrics),
+        );
         client.load_saved();
         let (directory, status) = (client.directory(), client.status());
         let cancel = CancellationToken::new();
@@ -59,6 +70,7 @@ impl Client {
             directory,
             status,
             touched,
+            metrics,
             cancel,
             task,
         }
@@ -69,6 +81,12 @@ impl Client {
         waited
             .unwrap_or_else(|_| panic!("not in time: {what}"))
             .unwrap()
+    }
+
+    /// How many streams ended for that reason.
+    fn terminations(&self, reason: &'static str) -> u64 {
+        let family = &self.metrics.terminations;
+        family.get_or_create(&[("reason", reason)]).get()
     }
 
     async fn stop(self) {
@@ -315,14 +333,14 @@ async fn a_restart_works_while_the_server_is_gone() {
     client.stop().await;
 }
 
-/// Signs whatever is asked for.
-struct Signer(CertificateAuthority);
+/// Signs whatever is asked for: the first time for as long as is said, then for long.
+struct Signer(CertificateAuthority, Mutex<Option<Duration>>);
 
 #[async_trait]
 impl SvidSource for Signer {
     async fn fetch(&self, id: &SpiffeId) -> Result<Svid, FetchSvidError> {
         let key = KeyRequest::new(id).map_err(FetchSvidError::Key)?;
-        let ttl = std::time::Duration::from_secs(600);
+        let ttl = self.1.lock().unwrap().take().unwrap_or(LONG_LIFE);
         let issued = self
             .0
             .sign_csr(key.csr_pem(), id, ttl, SystemTime::now())
@@ -339,12 +357,11 @@ async fn secure_server(
     let id: SpiffeId = "spiffe://koornacht.tulle/ns/tulle-system/sa/xds-server"
         .parse()
         .unwrap();
-    let ttl = std::time::Duration::from_secs(600);
     let svid = authority
         .issue_server(
             &id,
             &["xds-server.tulle-system.svc"],
-            ttl,
+            LONG_LIFE,
             SystemTime::now(),
         )
         .unwrap();
@@ -386,7 +403,7 @@ async fn both_ends_are_proven() {
     let identity: SpiffeId = "spiffe://koornacht.tulle/ns/tulle-system/sa/node-proxy"
         .parse()
         .unwrap();
-    let source = Arc::new(Signer(right));
+    let source = Arc::new(Signer(right, Mutex::default()));
     let svids = Arc::new(SvidManager::new(source, SvidManagerSettings::default()));
     let channel = |root_pem: &str, server_name: &str| MtlsChannel {
         url: format!("https://{}", server.address),
@@ -407,3 +424,81 @@ async fn both_ends_are_proven() {
     serve_first_view(&mut stream).await;
     client.stop().await;
 }
+
+/// A server with TLS, and what a client whose first certificate does not live long needs to reach it.
+async fn secured() -> (ScriptedServer, Arc<SvidManager>, Arc<MtlsChannel>) {
+    let domain = "koornacht.tulle".parse().unwrap();
+    let authority = CertificateAuthority::ephemeral(&domain, SystemTime::now()).unwrap();
+    let (server, mut callers) = secure_server(&authority).await;
+    tokio::spawn(async move { while callers.recv().await.is_some() {} });
+    let root_pem = authority.root_pem().to_owned();
+    let source = Arc::new(Signer(authority, Mutex::new(Some(SHORT_LIFE))));
+    let svids = Arc::new(SvidManager::new(source, SvidManagerSettings::default()));
+    let channel = MtlsChannel {
+        url: format!("https://{}", server.address),
+        server_name: "spiffe://koornacht.tulle/ns/tulle-system/sa/xds-server".to_owned(),
+        root_pem,
+        svids: Arc::clone(&svids),
+        identity: "spiffe://koornacht.tulle/ns/tulle-system/sa/node-proxy"
+            .parse()
+            .unwrap(),
+    };
+    (server, svids, Arc::new(channel))
+}
+
+#[tokio::test]
+async fn a_stream_moves_to_the_new_certificate_and_nobody_notices() {
+    let (mut server, _svids, channel) = secured().await;
+    let mut client = Client::with(channel, None);
+    let (mut stream, _) = server.greet().await;
+    serve_first_view(&mut stream).await;
+    client
+        .sees("the service", |directory| directory.services().count() == 1)
+        .await;
+    let mut status = client.status.clone();
+    let lost =
+        tokio::spawn(async move { status.wait_for(|status| !status.connected).await.is_ok() });
+    let (mut next, requests) = server.greet().await;
+    // The old one ended in good order.
+    let end = tokio::time::timeout(DEADLINE, stream.end()).await.unwrap();
+    assert!(end.unwrap().is_none());
+    assert_eq!(requests[3].initial_resource_versions.len(), 1);
+    assert_eq!(client.directory.snapshot().services().count(), 1);
+    let late = service("default", "late", &["172.20.1.8"]);
+    next.send(ADDRESS, "a1", vec![service_resource(&late, "v1")], &[])
+        .await;
+    client
+        .sees("the late service", |directory| {
+            directory.services().count() == 2
+        })
+        .await;
+    assert!(!lost.is_finished(), "the stream was said to be lost");
+    assert!(client.terminations("renewed") >= 1);
+    assert_eq!(client.terminations("lost"), 0);
+    lost.abort();
+    client.stop().await;
+}
+
+/// A server that is stricter than the client's own care, or whose clock is ahead.
+#[tokio::test]
+async fn a_stream_that_is_ended_for_its_old_certificate_is_replaced_without_a_pause() {
+    let (mut server, svids, channel) = secured().await;
+    let identity = channel.identity.clone();
+    let client = Client::with(channel, None);
+    // Before the first view is whole the client stays with its stream.
+    let (stream, _) = server.greet().await;
+    let first = svids.get(&identity).await.unwrap();
+    let renewed = svids.renewed(&identity, &first);
+    tokio::time::timeout(DEADLINE, renewed).await.unwrap();
+    stream.fail(Status::unavailable("connect anew")).await;
+    let (mut stream, _) = server.greet().await;
+    assert_eq!(client.terminations("renewed"), 1);
+    assert_eq!(client.terminations("lost"), 0);
+    assert_eq!(client.status.snapshot().last_error, None);
+    serve_first_view(&mut stream).await;
+    client.stop().await;
+}
+
+/// Enough for a handshake on a busy machine; renewed after half of it.
+const SHORT_LIFE: Duration = Duration::from_secs(6);
+const LONG_LIFE: Duration = Duration::from_secs(600);

@@ -8,13 +8,10 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tulle_identity::{
-    InnerProtocol, MeshTls, Offer, Opener, Sealer,
-    testing::{Flaw, bundles},
-};
+use tulle_identity::{InnerProtocol, MeshTls, Offer, Opener, Sealer, testing::bundles};
 use tulle_model::SpiffeId;
 
-use crate::support::{B, Mesh, domain, eventually, in_time, listen_b, pair, round_trip};
+use crate::support::{B, HOUR, Mesh, domain, eventually, in_time, listen_b, pair, round_trip};
 
 fn handshakes(mesh: &Mesh) -> f64 {
     mesh.metric("tulle_tunnel_handshakes_total", &["Client", "\"ok\""])
@@ -121,14 +118,19 @@ async fn more_connections_than_lanes_go_on_over_a_tunnel() {
 }
 
 /// A peer that speaks `tulle/1` by hand.
-struct ByHand {
-    socket: TcpStream,
+pub(crate) struct ByHand {
+    pub(crate) socket: TcpStream,
     sealer: Sealer,
     opener: Opener,
 }
 
 impl ByHand {
-    async fn connect(mesh: &Mesh) -> Self {
+    pub(crate) async fn connect(mesh: &Mesh) -> Self {
+        Self::connect_for(mesh, HOUR).await
+    }
+
+    /// With a certificate that lives so long.
+    pub(crate) async fn connect_for(mesh: &Mesh, life: Duration) -> Self {
         let tls = MeshTls::new();
         tls.set_bundles(bundles(&[&mesh.forge_a, &mesh.forge_b]).unwrap());
         let id = |trust_domain: &str, account: &str| SpiffeId {
@@ -136,7 +138,7 @@ impl ByHand {
             namespace: "default".into(),
             service_account: account.into(),
         };
-        let svid = mesh.forge_a.svid(&id("a.test", "a"), Flaw::None).unwrap();
+        let svid = mesh.forge_a.svid_for(&id("a.test", "a"), life).unwrap();
         let stream = TcpStream::connect(mesh.hbone()).await.unwrap();
         let (tls, _) = tls
             .connect_offering(Offer::Any, svid, &[id("b.test", "b")], stream)
@@ -153,20 +155,20 @@ impl ByHand {
         lane
     }
 
-    fn frame(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
         let mut sealed = [&[kind], content].concat();
         let header = u16::try_from(sealed.len() + 16).unwrap().to_be_bytes();
         let tag = self.sealer.seal(&header, &mut sealed).unwrap();
         [header.as_slice(), &sealed, &tag].concat()
     }
 
-    async fn send(&mut self, kind: u8, content: &[u8]) {
+    pub(crate) async fn send(&mut self, kind: u8, content: &[u8]) {
         let frame = self.frame(kind, content);
         self.socket.write_all(&frame).await.unwrap();
     }
 
     /// The next frame; `None` when the peer has closed.
-    async fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+    pub(crate) async fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut header = [0; 2];
         in_time("a frame", self.socket.read_exact(&mut header))
             .await
@@ -181,7 +183,7 @@ impl ByHand {
 }
 
 /// A preface for an application of pod B.
-fn preface(session: u32, port: u16) -> Vec<u8> {
+pub(crate) fn preface(session: u32, port: u16) -> Vec<u8> {
     let mut bytes = session.to_be_bytes().to_vec();
     for (ip, port) in [(B, port), ("127.0.10.1", 40_000)] {
         let ip: std::net::Ipv4Addr = ip.parse().unwrap();
@@ -193,11 +195,11 @@ fn preface(session: u32, port: u16) -> Vec<u8> {
 }
 
 const READY: u8 = 1;
-const OPEN: u8 = 2;
-const ACCEPT: u8 = 3;
+pub(crate) const OPEN: u8 = 2;
+pub(crate) const ACCEPT: u8 = 3;
 const REFUSE: u8 = 4;
-const DATA: u8 = 5;
-const DATA_END: u8 = 6;
+pub(crate) const DATA: u8 = 5;
+pub(crate) const DATA_END: u8 = 6;
 const RESET: u8 = 7;
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus_client::registry::Registry;
@@ -20,7 +20,7 @@ use tulle_datapath::{
 };
 use tulle_identity::{
     FetchSvidError, MeshTls, Svid, SvidManager, SvidManagerSettings, SvidSource, TrustBundles,
-    testing::{Flaw, Forge, bundles},
+    testing::{Forge, bundles},
 };
 use tulle_model::{
     Change, ClusterName, Directory, Health, Locality, SmallMap, SpiffeId, TrustDomain,
@@ -95,13 +95,31 @@ impl Kernel for FakeKernel {
     }
 }
 
+/// A wall clock that can be set forward; certificates begin and end by the real one.
+#[derive(Clone, Default)]
+pub(crate) struct Clock(Arc<Mutex<Duration>>);
+
+impl Clock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now() + *self.0.lock().unwrap()
+    }
+
+    pub(crate) fn set_forward(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
 /// An authority inside the process.
-struct ForgedSource(Arc<Forge>);
+struct ForgedSource {
+    forge: Arc<Forge>,
+    life: Arc<Mutex<Duration>>,
+}
 
 #[async_trait::async_trait]
 impl SvidSource for ForgedSource {
     async fn fetch(&self, id: &SpiffeId) -> Result<Svid, FetchSvidError> {
-        let svid = self.0.svid(id, Flaw::None).expect("a certificate");
+        let life = *self.life.lock().unwrap();
+        let svid = self.forge.svid_for(id, life).expect("a certificate");
         Ok(Arc::into_inner(svid).expect("nobody else holds it"))
     }
 }
@@ -112,6 +130,8 @@ pub(crate) struct Node {
     pub(crate) proxy: PodProxy,
     pub(crate) kernel: Arc<FakeKernel>,
     pub(crate) namespace: NamespaceHandle,
+    pub(crate) clock: Clock,
+    life: Arc<Mutex<Duration>>,
 }
 
 /// Where a pod is.
@@ -149,14 +169,25 @@ impl Node {
         let tls = MeshTls::new();
         tls.set_bundles(Arc::clone(&commons.bundles));
         let kernel = Arc::new(FakeKernel::default());
-        let source = Arc::new(ForgedSource(Arc::clone(forge)));
+        let (clock, life) = (Clock::default(), Arc::new(Mutex::new(HOUR)));
+        let source = Arc::new(ForgedSource {
+            forge: Arc::clone(forge),
+            life: Arc::clone(&life),
+        });
+        let svid_settings = SvidManagerSettings {
+            clock: {
+                let clock = clock.clone();
+                Arc::new(move || clock.now())
+            },
+            ..SvidManagerSettings::default()
+        };
         let cluster: ClusterName = name_of_cluster(name).parse().unwrap();
         let subject = WorkloadUid::of_pod(&cluster, "default", name);
         let policy = compiled(commons, &cluster, subject);
         let plane = Arc::new(Plane {
             directory: commons.directory.clone(),
             policy,
-            svids: Arc::new(SvidManager::new(source, SvidManagerSettings::default())),
+            svids: Arc::new(SvidManager::new(source, svid_settings)),
             tls: Arc::new(tls),
             kernel: Arc::clone(&kernel) as Arc<dyn Kernel>,
             settings: commons.settings.clone(),
@@ -183,7 +214,16 @@ impl Node {
             proxy,
             kernel,
             namespace,
+            clock,
+            life,
         }
+    }
+
+    /// From now on the pod proves itself by certificates that live so long.
+    pub(crate) fn set_life(&self, life: Duration) {
+        *self.life.lock().unwrap() = life;
+        let identity = self.proxy.descriptor().identity(&self.plane.trust_domain);
+        self.plane.svids.forget(&identity);
     }
 }
 
@@ -463,6 +503,7 @@ pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
         .unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Both planes are on one loopback.
 const ANY_PORT: Ports = Ports {

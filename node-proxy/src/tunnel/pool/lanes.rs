@@ -6,7 +6,7 @@
 
 use std::{
     sync::{Arc, Mutex, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tulle_identity::Svid;
@@ -63,15 +63,21 @@ pub(super) enum Choice {
 }
 
 impl Lanes {
-    /// Lends a lane that proves `svid`, or allows to open one.
-    pub(super) fn choose(self: &Arc<Self>, settings: &PlaneSettings, svid: &Arc<Svid>) -> Choice {
+    /// Lends a lane that proves `svid`, and whose peer's proof still holds, or allows to open one.
+    pub(super) fn choose(
+        self: &Arc<Self>,
+        settings: &PlaneSettings,
+        svid: &Arc<Svid>,
+        now: SystemTime,
+    ) -> Choice {
         let mut unusable = Vec::new();
         let mut state = lock(&self.state);
         if state.is_foreign {
             return Choice::Hbone;
         }
         while let Some(mut idle) = state.idle.pop() {
-            if Arc::ptr_eq(&idle.home.svid, svid) && idle.lane.is_silent() {
+            let is_proven = Arc::ptr_eq(&idle.home.svid, svid) && !idle.lane.term().is_over(now);
+            if is_proven && idle.lane.is_silent() {
                 drop(state);
                 drop(unusable);
                 return Choice::Idle(idle);

@@ -38,6 +38,10 @@ fn hbone_only() -> PlaneSettings {
     }
 }
 
+fn clock() -> WallClock {
+    Arc::new(SystemTime::now)
+}
+
 /// A dial that waits for the gate, counts, and fails.
 fn failing(gate: &Arc<Semaphore>, dials: &Arc<AtomicUsize>) -> Dial {
     let (gate, dials) = (Arc::clone(gate), Arc::clone(dials));
@@ -58,7 +62,7 @@ fn failing(gate: &Arc<Semaphore>, dials: &Arc<AtomicUsize>) -> Dial {
 async fn all_who_wait_for_one_tunnel_learn_of_its_failure() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::default();
-    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), tasks);
+    let pool = TunnelPool::new(failing(&gate, &dials), clock(), hbone_only(), tasks);
     let svid = svid();
     let mut waiters = tokio::task::JoinSet::new();
     for port in [1, 2] {
@@ -95,7 +99,7 @@ async fn a_burst_beyond_one_tunnels_streams_dials_more_at_once() {
         streams_per_tunnel_max: 10,
         ..hbone_only()
     };
-    let pool = TunnelPool::new(failing(&gate, &dials), settings, Tasks::default());
+    let pool = TunnelPool::new(failing(&gate, &dials), clock(), settings, Tasks::default());
     let svid = svid();
     let mut waiters = tokio::task::JoinSet::new();
     for _ in 0..35 {
@@ -113,7 +117,12 @@ async fn a_burst_beyond_one_tunnels_streams_dials_more_at_once() {
 #[tokio::test]
 async fn a_handshake_outlives_whoever_asked_first() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
-    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), Tasks::default());
+    let pool = TunnelPool::new(
+        failing(&gate, &dials),
+        clock(),
+        hbone_only(),
+        Tasks::default(),
+    );
     let svid = svid();
     let first = {
         let (pool, svid) = (Arc::clone(&pool), Arc::clone(&svid));
@@ -140,7 +149,7 @@ async fn a_handshake_outlives_whoever_asked_first() {
 async fn a_cut_releases_those_who_wait() {
     let (gate, dials) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::default();
-    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), tasks.clone());
+    let pool = TunnelPool::new(failing(&gate, &dials), clock(), hbone_only(), tasks.clone());
     let svid = svid();
     let waiting = {
         let pool = Arc::clone(&pool);
@@ -158,7 +167,7 @@ async fn a_cut_releases_those_who_wait() {
 async fn a_closed_pool_keeps_nothing() {
     let (gate, dials) = (Arc::new(Semaphore::new(1)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::default();
-    let pool = TunnelPool::new(failing(&gate, &dials), hbone_only(), tasks);
+    let pool = TunnelPool::new(failing(&gate, &dials), clock(), hbone_only(), tasks);
     pool.close();
     let result = pool.open_stream(&key(1), &svid(), &headers()).await;
     assert!(result.is_err());
