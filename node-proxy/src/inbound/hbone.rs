@@ -43,15 +43,9 @@ pub(crate) async fn serve(pod: Arc<Pod>, listener: TcpListener) {
         let tunnel_pod = Arc::clone(&pod);
         pod.tasks.spawn(async move {
             let _permit = permit;
-            let established = Box::pin(shake_hands(&tunnel_pod, stream)).await;
+            let established = Box::pin(shake_hands(&tunnel_pod, stream, peer)).await;
             drop(handshake);
-            if let Some((tls, local, (proven, term))) = established {
-                let end = TunnelEnd {
-                    proven: Arc::new(proven),
-                    term,
-                    peer,
-                    local,
-                };
+            if let Some((tls, end)) = established {
                 match tls.protocol() {
                     Some(InnerProtocol::Lane) => Box::pin(lane::serve(&tunnel_pod, tls, end)).await,
                     Some(InnerProtocol::Http2) | None => {
@@ -77,7 +71,8 @@ pub(super) struct TunnelEnd {
 async fn shake_hands(
     pod: &Arc<Pod>,
     stream: TcpStream,
-) -> Option<(TlsStream<TunnelIo>, IpAddr, (Peer, Term))> {
+    peer: SocketAddr,
+) -> Option<(TlsStream<TunnelIo>, TunnelEnd)> {
     let metrics = &pod.plane.metrics;
     let limit = pod.plane.settings.handshake_timeout;
     let began = Instant::now();
@@ -98,8 +93,13 @@ async fn shake_hands(
         Ok((tls, proven)) => {
             metrics.count_handshake(TunnelSide::Server, "ok");
             metrics.observe_handshake(TunnelSide::Server, began.elapsed().as_secs_f64());
-            let term = Term::of_both(&svid, &proven);
-            Some((tls, local, (proven, term)))
+            let end = TunnelEnd {
+                term: Term::of_both(&svid, &proven),
+                proven: Arc::new(proven),
+                peer,
+                local,
+            };
+            Some((tls, end))
         }
         Err(error) => {
             tracing::debug!(pod = %pod.descriptor.name, error = &error as &dyn Error, "a handshake failed");
