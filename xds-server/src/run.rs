@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,8 +34,9 @@ use crate::{
 };
 
 mod management;
+mod nodes;
 
-use self::management::Views;
+use self::{management::Views, nodes::NodesRuntime};
 
 /// A server that runs.
 #[derive(Debug)]
@@ -49,6 +51,7 @@ pub struct Running {
     pub root_pem: String,
     stop: CancellationToken,
     tasks: TaskTracker,
+    _nodes: NodesRuntime,
 }
 
 impl Running {
@@ -110,8 +113,18 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         };
         parts.start_management(listener, Arc::clone(&tls), views, &root_pem, peers);
     }
+    let nodes = NodesRuntime::start()?;
     parts
-        .start_ports(listener, tls, admin_listener, authority, snapshots_rx)
+        .start_ports(
+            Port {
+                listener,
+                tls,
+                runtime: nodes.handle()?,
+            },
+            admin_listener,
+            authority,
+            snapshots_rx,
+        )
         .await;
     parts.start_world(snapshots, mesh, &root_pem).await;
     tracing::info!(%listen, %admin, "serving");
@@ -122,7 +135,15 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         root_pem,
         stop: parts.stop,
         tasks: parts.tasks,
+        _nodes: nodes,
     })
+}
+
+/// Where node proxies come in.
+struct Port<'a> {
+    listener: TcpListener,
+    tls: Arc<ServerTls>,
+    runtime: &'a Handle,
 }
 
 /// What all parts share.
@@ -139,8 +160,7 @@ struct Parts {
 impl Parts {
     async fn start_ports(
         &self,
-        listener: TcpListener,
-        tls: Arc<ServerTls>,
+        port: Port<'_>,
         admin_listener: TcpListener,
         authority: Arc<CertificateAuthority>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -172,15 +192,15 @@ impl Parts {
             certificates,
             metrics: Arc::clone(metrics),
         };
-        let renewal = server::renew_certificate(Arc::clone(&tls), authority, stop.clone());
-        self.tasks.spawn(renewal);
-        self.tasks.spawn(server::serve(
+        let Port {
             listener,
             tls,
-            services,
-            self.tasks.clone(),
-            stop.clone(),
-        ));
+            runtime,
+        } = port;
+        let renewal = server::renew_certificate(Arc::clone(&tls), authority, stop.clone());
+        self.tasks.spawn(renewal);
+        let serving = server::serve(listener, tls, services, self.tasks.clone(), stop.clone());
+        self.tasks.spawn_on(serving, runtime);
         let admin = Admin {
             status: Arc::clone(&self.status),
             metrics: Arc::clone(metrics),

@@ -160,11 +160,11 @@ impl Drop for Counted {
 }
 
 /// Whole views that are on the way at once: enough to keep all cores and links busy while some clients are slow.
-const PLACES: usize = 16;
+const PLACES: usize = 8;
 /// Resources that are sent to anybody at any time: about two megabytes.
 const SMALL_LEN_MAX: usize = 4096;
 /// Whoever takes longer goes on beside those who come next: a slow client keeps nobody waiting for longer.
-const STAY_MAX: Duration = Duration::from_secs(10);
+const STAY_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;
