@@ -126,7 +126,7 @@ Anonymous:             0 kB
     #[test]
     fn only_what_is_unchanged_of_programs_is_forgotten() {
         let all = mappings(SMAPS);
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 9);
         let found: Vec<_> = clean_program(&all).map(|m| (m.start, m.end)).collect();
         let wanted = [
             (0x55d0_c000_0000, 0x55d0_c040_0000),
