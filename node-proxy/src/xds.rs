@@ -12,7 +12,7 @@ mod stream;
 mod testing;
 mod view;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,8 @@ pub struct XdsClient {
     metrics: Arc<XdsMetrics>,
     /// Whether the view has been published at all.
     visible: bool,
+    /// Of these types the server has sent a part, and not yet the last one.
+    unfinished: BTreeSet<ResourceKind>,
 }
 
 impl XdsClient {
@@ -75,6 +77,7 @@ impl XdsClient {
             touched,
             metrics,
             visible: false,
+            unfinished: BTreeSet::new(),
         }
     }
 

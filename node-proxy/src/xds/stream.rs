@@ -1,6 +1,6 @@
 //! One stream, from the first request to its end.
 
-use std::{collections::BTreeSet, error::Error, time::Duration};
+use std::{error::Error, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use http::uri::PathAndQuery;
@@ -95,9 +95,9 @@ impl XdsClient {
         tracing::info!("the stream from the xds-server is open");
         self.metrics.connected.set(1);
         self.note_status(|status| status.connected = true);
-        let mut first_view = FirstView::default();
+        let mut first_view_by = None;
         loop {
-            let next = self.next_in_term(&mut responses, &mut first_view, &mut renewed);
+            let next = self.next_in_term(&mut responses, &mut first_view_by, &mut renewed);
             let next = match next.await {
                 Err(StreamError::Renewed) => {
                     drop(requests);
@@ -110,7 +110,7 @@ impl XdsClient {
                 self.publish_first(ViewOrigin::Server);
                 continue;
             };
-            first_view.note(&response);
+            self.note_parts(&response);
             let answer = self.take(response);
             *was_healthy = true;
             timeout(ACKNOWLEDGE_TIMEOUT, requests.send(answer))
@@ -126,12 +126,12 @@ impl XdsClient {
     async fn next_in_term(
         &self,
         responses: &mut Streaming<DeltaDiscoveryResponse>,
-        first_view: &mut FirstView,
+        first_view_by: &mut Option<Instant>,
         renewed: &mut BoxFuture<'static, ()>,
     ) -> Result<Option<DeltaDiscoveryResponse>, StreamError> {
         let next = tokio::select! {
             // Cancel-safe: what has been received of a message stays in the stream, and the wait for a certificate takes nothing.
-            next = self.next_response(responses, first_view) => next,
+            next = self.next_response(responses, first_view_by) => next,
             // A first view is not torn apart: whether it is whole shows by the silence after it.
             () = &mut *renewed, if self.visible => return Err(StreamError::Renewed),
         };
@@ -149,9 +149,9 @@ impl XdsClient {
     async fn next_response(
         &self,
         responses: &mut Streaming<DeltaDiscoveryResponse>,
-        first_view: &mut FirstView,
+        first_view_by: &mut Option<Instant>,
     ) -> Result<Option<DeltaDiscoveryResponse>, StreamError> {
-        let is_whole = || self.status.snapshot().is_whole() && first_view.continued.is_empty();
+        let is_whole = || self.status.snapshot().is_whole() && self.unfinished.is_empty();
         if self.visible || !is_whole() {
             return responses
                 .message()
@@ -160,11 +160,21 @@ impl XdsClient {
                 .map(Some);
         }
         let now = Instant::now();
-        let by = *first_view.by.get_or_insert(now + FIRST_VIEW_WAIT_MAX);
+        let by = *first_view_by.get_or_insert(now + FIRST_VIEW_WAIT_MAX);
         // Giving up the wait is safe: what has been received of a message stays in the stream.
         match timeout_at(by.min(now + FIRST_VIEW_QUIET), responses.message()).await {
             Ok(response) => response?.ok_or(StreamError::Closed).map(Some),
             Err(_quiet) => Ok(None),
+        }
+    }
+
+    /// Notes whether more of the same answer follows. A stream that breaks meanwhile leaves that open: the next one brings the rest.
+    fn note_parts(&mut self, response: &DeltaDiscoveryResponse) {
+        if let Some(kind) = ResourceKind::of_type_url(&response.type_url) {
+            match response.is_continued {
+                true => self.unfinished.insert(kind),
+                false => self.unfinished.remove(&kind),
+            };
         }
     }
 
@@ -238,27 +248,6 @@ impl XdsClient {
             refused = applied.refused.len(),
             "response applied"
         );
-    }
-}
-
-/// What is known of a stream's first view.
-#[derive(Debug, Default)]
-struct FirstView {
-    /// When it is taken as it is, where nothing marks its end.
-    by: Option<Instant>,
-    /// Of these types the server has said that more is on the way.
-    continued: BTreeSet<ResourceKind>,
-}
-
-impl FirstView {
-    fn note(&mut self, response: &DeltaDiscoveryResponse) {
-        let Some(kind) = ResourceKind::of_type_url(&response.type_url) else {
-            return;
-        };
-        match response.is_continued {
-            true => self.continued.insert(kind),
-            false => self.continued.remove(&kind),
-        };
     }
 }
 

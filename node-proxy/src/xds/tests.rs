@@ -171,6 +171,9 @@ async fn nothing_is_visible_before_the_last_part_of_an_answer() {
         ..DeltaDiscoveryResponse::default()
     };
     stream.send_response(part("one", "172.20.1.7", true)).await;
+    // A break in the middle makes it no more whole than it was.
+    stream.fail(Status::unavailable("restarting")).await;
+    let (mut stream, _) = server.greet().await;
     let mut directory = client.directory.clone();
     let visible = directory.wait_for(|directory| directory.services().count() > 0);
     let waited = tokio::time::timeout(FIRST_VIEW_QUIET * 5, visible).await;
