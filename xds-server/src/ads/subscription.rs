@@ -338,8 +338,9 @@ impl Answer {
 const WILDCARD: &str = "*";
 /// An on-demand client names what its node talks to; a node talks to far fewer things than this.
 const NAMES_MAX: usize = 65_536;
-/// Small enough that a first answer flows instead of arriving in one lump, and far below every client's limit.
-const RESPONSE_BYTES_MAX: usize = 1 << 20;
+/// Small enough that a first answer flows instead of arriving in one lump, and far below every client's limit. And small because each stream keeps
+/// the buffer in which its largest response was written, for as long as it lives.
+const RESPONSE_BYTES_MAX: usize = 128 << 10;
 
 #[cfg(test)]
 mod tests;
