@@ -1,6 +1,6 @@
 //! ADS over a real TLS connection: who may subscribe, and what a node proxy sees.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,7 +9,10 @@ use tokio::{
 };
 use tonic::Code;
 use tulle_identity::testing::{Flaw, Forge};
-use tulle_wire::{type_url, xds::DeltaDiscoveryRequest};
+use tulle_wire::{
+    type_url,
+    xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+};
 
 use crate::support::{
     AdsClient, Cluster, DEADLINE, endpoints, first_request, pod, service, slice, token,
@@ -254,19 +257,13 @@ async fn reconnected_client_gets_only_differences() {
     deploy(&cluster);
     let mut client = cluster.ads().await;
     client.subscribe(type_url::ADDRESS).await;
-    let mut held = std::collections::BTreeMap::new();
+    let mut held = BTreeMap::new();
     while held.len() < 3 {
         let response = client.next().await.unwrap();
         held.extend(response.resources.into_iter().map(|r| (r.name, r.version)));
     }
     drop(client);
-    let mut client = cluster.ads().await;
-    let request = DeltaDiscoveryRequest {
-        initial_resource_versions: held.clone(),
-        ..first_request(type_url::ADDRESS)
-    };
-    client.send(request).await;
-    let response = client.next().await.unwrap();
+    let (client, response) = come_back(&cluster, held.clone()).await;
     assert_eq!(
         (response.resources.len(), response.removed_resources.len()),
         (0, 0)
@@ -274,6 +271,19 @@ async fn reconnected_client_gets_only_differences() {
     drop(client);
     held.insert("koornacht//Pod/shop/long-gone".to_owned(), "1".to_owned());
     held.insert("koornacht//Pod/shop/a".to_owned(), "old".to_owned());
+    let (_client, response) = come_back(&cluster, held).await;
+    assert_eq!(response.resources[0].name, "koornacht//Pod/shop/a");
+    assert_eq!(
+        response.removed_resources,
+        ["koornacht//Pod/shop/long-gone"]
+    );
+}
+
+/// A client that says what it holds, and the server's answer to that.
+async fn come_back(
+    cluster: &Cluster,
+    held: BTreeMap<String, String>,
+) -> (AdsClient, DeltaDiscoveryResponse) {
     let mut client = cluster.ads().await;
     let request = DeltaDiscoveryRequest {
         initial_resource_versions: held,
@@ -281,11 +291,7 @@ async fn reconnected_client_gets_only_differences() {
     };
     client.send(request).await;
     let response = client.next().await.unwrap();
-    assert_eq!(response.resources[0].name, "koornacht//Pod/shop/a");
-    assert_eq!(
-        response.removed_resources,
-        ["koornacht//Pod/shop/long-gone"]
-    );
+    (client, response)
 }
 
 #[tokio::test]
@@ -299,7 +305,7 @@ async fn stream_ends_with_its_certificate_and_the_next_one_goes_on() {
     let channel = cluster.channel(Some(&svid)).await.unwrap();
     let mut client = AdsClient::open(channel.clone()).await.unwrap();
     client.subscribe(type_url::ADDRESS).await;
-    let mut held = std::collections::BTreeMap::new();
+    let mut held = BTreeMap::new();
     let ended = loop {
         match client.next().await {
             Ok(response) => {
@@ -319,13 +325,7 @@ async fn stream_ends_with_its_certificate_and_the_next_one_goes_on() {
     );
     // The connection itself ends as well: a new stream would need a new handshake, which fails.
     assert!(AdsClient::open(channel).await.is_err());
-    let mut client = cluster.ads().await;
-    let request = DeltaDiscoveryRequest {
-        initial_resource_versions: held,
-        ..first_request(type_url::ADDRESS)
-    };
-    client.send(request).await;
-    let response = client.next().await.unwrap();
+    let (_client, response) = come_back(&cluster, held).await;
     assert!(response.resources.is_empty() && response.removed_resources.is_empty());
     // Nobody else is touched by it.
     cluster.apply("pod-c", &pod("c", "n1", "10.1.1.9", "web"));
@@ -381,7 +381,7 @@ async fn restarted_server_takes_nothing_away() {
     deploy(&cluster);
     let mut client = cluster.ads().await;
     client.subscribe(type_url::ADDRESS).await;
-    let mut held = std::collections::BTreeMap::new();
+    let mut held = BTreeMap::new();
     while held.len() < 3 {
         let response = client.next().await.unwrap();
         held.extend(response.resources.into_iter().map(|r| (r.name, r.version)));
