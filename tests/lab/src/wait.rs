@@ -8,9 +8,9 @@ use std::{
 /// Asks `condition` again and again, at growing distances, until it holds or `deadline` is over.
 /// Says whether it held.
 ///
-/// Time in which the whole machine stood still gave nobody a chance to make it hold, and does not count.
+/// Time in which the whole machine stood still gave nobody a chance to make it hold, and does not count, up to a minute of it.
 pub fn until(mut deadline: Instant, mut condition: impl FnMut() -> bool) -> bool {
-    let mut pause = PAUSE_MIN;
+    let (mut pause, mut forgiven) = (PAUSE_MIN, Duration::ZERO);
     loop {
         if condition() {
             return true;
@@ -22,7 +22,9 @@ pub fn until(mut deadline: Instant, mut condition: impl FnMut() -> bool) -> bool
         }
         let wanted = pause.min(left);
         rest(wanted);
-        deadline += stood_still(wanted, began.elapsed());
+        let still = stood_still(wanted, began.elapsed()).min(STALLS_MAX - forgiven);
+        forgiven += still;
+        deadline += still;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
@@ -48,6 +50,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A machine that is only busy wakes a sleeper sooner.
 const STALL_MIN: Duration = Duration::from_millis(500);
+/// Forgiven in all, so that a machine that is always late ends its waits too.
+const STALLS_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
