@@ -20,13 +20,14 @@ const SHOWN_MAX: usize = 12;
 /// When something still is after [`CHANGE_LIMIT`] and a few rounds: with the course of the rounds, and some of the last one's tries.
 pub(crate) fn until_right(mut round: impl FnMut() -> Result<Vec<String>>) -> Result<Duration> {
     let began = Instant::now();
-    let mut course = String::new();
-    for played in 1_usize.. {
+    let (mut course, mut played) = (String::new(), 0);
+    loop {
         let wrong = round()?;
         let elapsed = began.elapsed();
         if wrong.is_empty() {
             return Ok(elapsed);
         }
+        played += 1;
         write!(course, " {} after {elapsed:.1?};", wrong.len())?;
         if elapsed > CHANGE_LIMIT && played >= ROUNDS_MIN {
             let step = wrong.len().div_ceil(SHOWN_MAX);
@@ -37,5 +38,4 @@ pub(crate) fn until_right(mut round: impl FnMut() -> Result<Vec<String>>) -> Res
             );
         }
     }
-    bail!("there were more rounds than numbers")
 }
