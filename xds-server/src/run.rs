@@ -119,7 +119,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             Port {
                 listener,
                 tls,
-                runtime: nodes.handle()?,
+                runtime: nodes.handle(),
             },
             admin_listener,
             authority,

@@ -372,7 +372,7 @@ const RESET_STREAMS_MAX: usize = 20;
 const SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
 /// What may wait in the kernel that is not on the wire yet.
 const UNSENT_BYTES_MAX: u32 = 256 << 10;
-/// ztunnel takes 200 MiB; ours are cut at 1 MiB unless one resource alone is larger.
+/// ztunnel takes 200 MiB; ours are cut at 128 KiB unless one resource alone is larger.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);

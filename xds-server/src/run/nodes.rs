@@ -10,7 +10,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// The runtime; it ends without waiting when it is dropped, so that it may be dropped anywhere.
 #[derive(Debug)]
-pub(super) struct NodesRuntime(Option<Runtime>);
+pub(super) struct NodesRuntime {
+    handle: Handle,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
 
 impl NodesRuntime {
     /// With a thread for each core.
@@ -20,21 +24,21 @@ impl NodesRuntime {
             .enable_all()
             .build()
             .context("cannot start the threads that serve nodes")?;
-        Ok(NodesRuntime(Some(runtime)))
+        Ok(NodesRuntime {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
     }
 
     /// Where to spawn.
-    pub(super) fn handle(&self) -> anyhow::Result<&Handle> {
-        let runtime = self.0.as_ref();
-        Ok(runtime
-            .context("the threads that serve nodes have ended")?
-            .handle())
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 }
 
 impl Drop for NodesRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
