@@ -229,7 +229,7 @@ impl std::fmt::Display for Run {
     }
 }
 
-/// Whether a program of this name can be found on the path.
+/// Whether a program of this name can be found on the path, or a file with this absolute path.
 pub(crate) fn is_installed(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else {
         return false;

@@ -9,11 +9,15 @@ use anyhow::{Context as _, Result, bail};
 use super::Purpose;
 use crate::process::{Run, is_installed};
 
-/// Programs that the build calls, and the packages that bring them.
-const FOR_BUILDING: [(&str, &str); 2] = [
+/// Programs and files that the build needs, and the packages that bring them.
+const FOR_BUILDING: [(&str, &str); 3] = [
     ("gcc", "gcc"),
-    // The build script of the crate `etcd-client` calls it.
+    // The build script of the crate `etcd-client` calls it, with definitions that import the standard ones.
     ("protoc", "protobuf-compiler"),
+    (
+        "/usr/include/google/protobuf/descriptor.proto",
+        "libprotobuf-dev",
+    ),
 ];
 
 /// Programs that the lab and the tests call, and the packages that bring them.
@@ -136,7 +140,14 @@ mod tests {
             missing(Running, |program| program != "h2load"),
             ["nghttp2-client"]
         );
-        assert_eq!(missing(Building, |_| false), ["gcc", "protobuf-compiler"]);
+        assert_eq!(
+            missing(Building, |_| false),
+            ["gcc", "protobuf-compiler", "libprotobuf-dev"]
+        );
+        assert_eq!(
+            missing(Building, |wanted| !wanted.ends_with(".proto")),
+            ["libprotobuf-dev"]
+        );
         assert_eq!(
             missing(Running, |_| false).len(),
             FOR_BUILDING.len() + FOR_RUNNING.len()
