@@ -58,6 +58,8 @@ pub struct Settings {
     pub filter: Vec<String>,
     /// The node proxies' sockmap mode, if not their default.
     pub sockmap: Option<String>,
+    /// What the node proxies pace, if not their default.
+    pub pacing: Option<String>,
     /// Nothing begins that would end later than this after the start.
     pub limit: Duration,
     /// The load program.
@@ -68,6 +70,17 @@ pub struct Settings {
     pub gate: bool,
     /// What else takes the node proxy's place.
     pub peer: Option<Peer>,
+}
+
+impl Settings {
+    /// What the node proxies are told beyond their defaults.
+    fn node_proxy_arguments(&self) -> Vec<&str> {
+        let modes = [("--sockmap", &self.sockmap), ("--pacing", &self.pacing)];
+        let told = modes
+            .into_iter()
+            .filter_map(|(name, mode)| Some([name, mode.as_deref()?]));
+        told.flatten().collect()
+    }
 }
 
 /// What carries a load.

@@ -11,6 +11,8 @@ pub(super) struct Machine {
     pub(super) cores: usize,
     pub(super) processor: String,
     pub(super) kernel: String,
+    /// The system's congestion control, which all namespaces of a run begin with.
+    pub(super) congestion: String,
     pub(super) date: String,
     /// How many threads wanted to run, on average over the minute before the run.
     pub(super) load: f64,
@@ -51,6 +53,9 @@ impl Machine {
                 .map_or(std::env::consts::ARCH, |(_, name)| name.trim())
                 .to_owned(),
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            congestion: read("/proc/sys/net/ipv4/tcp_congestion_control")?
+                .trim()
+                .to_owned(),
             date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
             load: load.context("/proc/loadavg is unreadable")?,
             pressure: read("/proc/pressure/cpu")
@@ -83,6 +88,7 @@ impl Machine {
             "cores": self.cores,
             "processor": self.processor,
             "kernel": self.kernel,
+            "congestion_control": self.congestion,
             "load_average": self.load,
             "cpu_pressure": self.pressure,
             "stolen": self.stolen,
@@ -124,13 +130,14 @@ impl fmt::Display for Machine {
             cores,
             processor,
             kernel,
+            congestion,
             date,
             load,
             ..
         } = self;
         write!(
             f,
-            "{date} UTC, {cores} cores of {processor}, Linux {kernel}, load average {load:.1} at the start"
+            "{date} UTC, {cores} cores of {processor}, Linux {kernel}, congestion control {congestion}, load average {load:.1} at the start"
         )?;
         if let Some(share) = self.pressure {
             write!(f, ", CPU pressure {:.0} %", share * 100.0)?;

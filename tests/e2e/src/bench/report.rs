@@ -51,6 +51,7 @@ impl Report {
             "seconds_per_load": self.settings.length.as_secs_f64(),
             "quick": self.settings.quick,
             "sockmap": self.settings.sockmap.as_deref().unwrap_or("default"),
+            "pacing": self.settings.pacing.as_deref().unwrap_or("default"),
             "elapsed_seconds": self.elapsed.as_secs_f64(),
             "figures": figures,
             "failures": self.failures(),
@@ -63,10 +64,14 @@ impl Report {
     pub fn markdown(&self, only_headlines: bool) -> String {
         let mut text = format!("{}.\n", self.machine);
         let (rounds, seconds) = (self.settings.rounds, self.settings.length.as_secs_f64());
-        let mode = self.settings.sockmap.as_deref().unwrap_or("the default");
+        let told = self.settings.node_proxy_arguments().join(" ");
+        let mode = match told.as_str() {
+            "" => "as they are by default",
+            told => told,
+        };
         text += &format!(
             "Direct TCP and the mesh (with a policy that judges every connection) take turns: {rounds} rounds of {seconds} s per load; \
-             sockmap mode: {mode}. Median (lowest to highest); the ratio is the median of the rounds' own ratios. What the proxies use is \
+             the node proxies: {mode}. Median (lowest to highest); the ratio is the median of the rounds' own ratios. What the proxies use is \
              that of all proxies on the path together.\n"
         );
         if self.machine.was_busy() {

@@ -37,7 +37,7 @@ impl Stage {
     /// Brings the rig up and proves every path with one round trip.
     pub(super) fn up(mode: Mode, settings: &Settings) -> Result<Stage> {
         let rig = mode.rig();
-        let config = LabConfig::parse(rig, &config_text(mode, settings.sockmap.as_deref()))?;
+        let config = LabConfig::parse(rig, &config_text(mode, &settings.node_proxy_arguments()))?;
         // The guard exists before the rig does, so that half a rig is removed as well.
         let down = DownGuard::fresh(rig)?;
         let lab = Lab::up(UpOptions {
@@ -360,7 +360,7 @@ pub(super) fn finish(mut child: Child, limit: Duration) -> Result<Output> {
 }
 
 /// The built-in lab's file with another rig's name, with or without the mesh, and with room for ten thousand services.
-pub(super) fn config_text(mode: Mode, sockmap: Option<&str>) -> String {
+pub(super) fn config_text(mode: Mode, arguments: &[&str]) -> String {
     let kept = BUILT_IN
         .lines()
         .filter(|line| !line.starts_with("rig:") && !line.starts_with("mesh:"));
@@ -370,8 +370,9 @@ pub(super) fn config_text(mode: Mode, sockmap: Option<&str>) -> String {
         Mode::Tulle => "mesh: tulle".to_owned(),
         Mode::Ztunnel => "mesh: control-plane".to_owned(),
     });
-    if let (Mode::Tulle, Some(sockmap)) = (mode, sockmap) {
-        lines.push(format!("nodeProxyArguments: [--sockmap, {sockmap:?}]"));
+    if mode == Mode::Tulle && !arguments.is_empty() {
+        // A list of texts is the same in Rust's notation and in YAML's.
+        lines.push(format!("nodeProxyArguments: {arguments:?}"));
     }
     lines.extend(kept.map(|line| match line.trim() {
         "serviceSubnet: 172.20.1.0/24" => "  serviceSubnet: 172.21.0.0/16".to_owned(),

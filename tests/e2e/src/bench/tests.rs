@@ -139,14 +139,16 @@ fn a_baseline_needs_complete_rules() {
 #[test]
 fn all_rigs_are_the_built_in_lab_with_more_room_for_services() {
     let parse =
-        |mode, sockmap| LabConfig::parse("test", &stage::config_text(mode, sockmap)).unwrap();
-    let (direct, mesh) = (parse(Mode::Direct, None), parse(Mode::Tulle, Some("off")));
-    let peer = parse(Mode::Ztunnel, Some("off"));
+        |mode, arguments| LabConfig::parse("test", &stage::config_text(mode, arguments)).unwrap();
+    let arguments = ["--sockmap", "off", "--pacing", "system"];
+    let (direct, mesh) = (parse(Mode::Direct, &[]), parse(Mode::Tulle, &arguments));
+    let peer = parse(Mode::Ztunnel, &arguments);
     assert_eq!((direct.mesh, mesh.mesh), (Mesh::None, Mesh::Tulle));
     assert_eq!(peer.mesh, Mesh::ControlPlane);
     let rigs = BTreeSet::from([&direct.rig, &mesh.rig, &peer.rig]);
     assert_eq!(rigs.len(), 3);
-    assert_eq!(mesh.node_proxy_arguments, ["--sockmap", "off"]);
+    assert_eq!(mesh.node_proxy_arguments, arguments);
+    assert!(parse(Mode::Tulle, &[]).node_proxy_arguments.is_empty());
     assert!(peer.node_proxy_arguments.is_empty());
     assert_eq!(direct.clusters, mesh.clusters);
     assert_eq!(direct.clusters, peer.clusters);

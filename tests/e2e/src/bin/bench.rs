@@ -26,6 +26,9 @@ struct Arguments {
     /// The node proxies' sockmap mode, if not their default
     #[arg(long, value_parser = ["off", "to-proxy", "full"])]
     sockmap: Option<String>,
+    /// What the node proxies pace, if not their default
+    #[arg(long, value_parser = ["auto", "system"])]
+    pacing: Option<String>,
     /// Measure another mesh's node proxy beside ours, by its program; it is fed by our xds-server
     #[arg(long, value_name = "ztunnel=PATH", conflicts_with = "gate")]
     peer: Option<Peer>,
@@ -114,6 +117,7 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         filter: arguments.filter.clone(),
         gate,
         sockmap: arguments.sockmap.clone(),
+        pacing: arguments.pacing.clone(),
         limit: Duration::from_secs(limit),
         load,
         binaries,
