@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tulle_datapath::{Enforcement, SockmapMode};
+use tulle_datapath::{Enforcement, Pacing, SockmapMode};
 use tulle_model::{ClusterName, TrustDomain};
 
 use crate::plane::InboundMode;
@@ -48,6 +48,8 @@ pub struct Config {
     pub inbound: InboundMode,
     /// Which sockets are joined in the kernel.
     pub sockmap: SockmapMode,
+    /// Which connections send by the clock.
+    pub pacing: Pacing,
     /// Where the admin server listens.
     pub admin: SocketAddr,
     /// How long connections may go on after a signal.

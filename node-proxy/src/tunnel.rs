@@ -13,6 +13,7 @@ mod io;
 mod keepalive;
 mod lane;
 mod load;
+mod pace;
 mod pool;
 mod server;
 mod stream;
@@ -28,6 +29,7 @@ pub(crate) use lane::{
     Preface, slots,
 };
 pub(crate) use load::HeldBytes;
+pub use pace::Congestion;
 pub(crate) use pool::{Dialing, PoolKey, TunnelPool};
 pub(crate) use server::{IncomingStream, Refusal, serve};
 pub use stream::{HboneStream, StreamEnd, TunnelReceive, TunnelSend, TunnelStream};

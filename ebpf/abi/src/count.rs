@@ -173,6 +173,10 @@ numbered! {
         EventTold = "event_told",
         /// A verdict was not told: there are enough of them in this second.
         EventLimited = "event_limited",
+        /// A connection inside the node got a congestion control that does not pace.
+        Unpaced = "unpaced",
+        /// It was to get one, and the kernel refused: it paces.
+        UnpaceFailed = "unpace_failed",
         /// A verdict found no room: nobody reads.
         EventDropped = "event_dropped",
     }

@@ -105,7 +105,7 @@ pub const MAPS: &[MapLayout] = &[
     map::<TupleKey, SocketPointer>("SOCKETS", 1, SOCKETS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_FORWARD", 1, UDP_FLOWS_MAX),
     map::<UdpFlowKey, UdpFlowValue>("UDP_REVERSE", 1, UDP_FLOWS_MAX),
-    map::<u32, u64>("COUNTERS", 4, COUNTERS_LEN),
+    map::<u32, u64>("COUNTERS", 5, COUNTERS_LEN),
     map::<(), ()>("EVENTS", 1, EVENTS_LEN),
     map::<Address, u32>("IDENTITIES", 1, IDENTITIES_MAX),
     trie::<BlockKey, u32>("BLOCKS", 2, BLOCKS_MAX),

@@ -48,8 +48,10 @@ pub struct Settings {
     pub enforcement: u32,
     /// The sockets that answer nothing.
     pub black_hole_port: u16,
+    /// 1: connections inside the node are not paced.
+    pub unpaced: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 const _: () = assert!(size_of::<Settings>() == 120);

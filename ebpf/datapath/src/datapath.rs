@@ -21,7 +21,7 @@ use crate::{
     AnnouncePeerError, BLACK_HOLE_PORT, CapturePodError, ConnectEvents, DatapathSettings,
     DestroyConnectionsError, DestroyReport, Enforcement, EstablishedConnection, JoinError,
     KernelTable, LocalConnection, MapFill, NetnsCookie, OpenDatapathError, OriginalDestination,
-    PodCapture, PolicyChanges, PolicyReport, PolicyTable, ReconcileError, ReconcileReport,
+    Pacing, PodCapture, PolicyChanges, PolicyReport, PolicyTable, ReconcileError, ReconcileReport,
     ReleasePodError, RemoveDatapathError, SocketCookie, SockmapMode, TableChanges, VerdictEvents,
     attach::attach_cgroup,
     btf,
@@ -482,7 +482,8 @@ fn kernel_settings(
         error_offset,
         enforcement: enforcement.number(),
         black_hole_port: BLACK_HOLE_PORT,
-        reserved: [0; 3],
+        unpaced: u16::from(settings.pacing == Pacing::Auto),
+        reserved: [0; 2],
     })
 }
 

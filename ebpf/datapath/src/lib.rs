@@ -76,7 +76,9 @@ pub use policy::{
     MapFill, PORT_SET_ALLOW, PORT_SET_DENY, PolicyChanges, PolicyDirection, PolicyPeer,
     PolicyReport, PolicySubject, PolicyTable, PolicyVerdict, PortRule, SubjectFlags,
 };
-pub use settings::{BLACK_HOLE_PORT, CapturePorts, DatapathSettings, Enforcement, SockmapMode};
+pub use settings::{
+    BLACK_HOLE_PORT, CapturePorts, DatapathSettings, Enforcement, Pacing, SockmapMode,
+};
 pub use sockets::{DestroyReport, EstablishedConnection};
 pub use sockmap::LocalConnection;
 pub use table::{

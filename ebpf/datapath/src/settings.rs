@@ -13,6 +13,8 @@ pub struct DatapathSettings {
     pub proxy_cgroup: PathBuf,
     /// Which bytes skip the TCP stack.
     pub sockmap: SockmapMode,
+    /// Which connections send by the clock.
+    pub pacing: Pacing,
     /// Whether port 53 of any address leads to the proxy's name server.
     pub dns_capture: bool,
     /// Where the proxy listens inside each pod's namespace.
@@ -30,6 +32,17 @@ pub enum Enforcement {
     Drop,
     /// The call fails at once with `EPERM`.
     Reject,
+}
+
+/// Which connections send by the clock of a pacing congestion control (BBR), where the node's default is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Pacing {
+    /// Those that cross a network. What begins and ends on this node has no queue between its ends that pacing could keep short, and
+    /// pays for the timers with most of its throughput; it gets the kernel's own `reno`.
+    #[default]
+    Auto,
+    /// All, as the system's default has it.
+    System,
 }
 
 /// Which bytes are handed from socket to socket without the TCP stack.

@@ -18,6 +18,7 @@ mod join;
 mod judge;
 mod kernel;
 mod maps;
+mod pace;
 mod packet;
 mod peername;
 mod settings;

@@ -37,7 +37,8 @@ static SETTINGS: Settings = Settings {
     error_offset: 0,
     enforcement: 0,
     black_hole_port: 0,
-    reserved: [0; 3],
+    unpaced: 0,
+    reserved: [0; 2],
 };
 
 /// Declares a reader for each setting. The read is volatile since the compiler must not believe the zeros above.
@@ -81,4 +82,5 @@ readers! {
     offset_error: u32 = error_offset;
     enforcement: u32 = enforcement;
     black_hole_port: u16 = black_hole_port;
+    unpaced: u16 = unpaced;
 }

@@ -21,6 +21,7 @@ use crate::{
         ANNOUNCED, APPLICATIONS, DIRECTS, JOINED, NOTES, ORIGINALS, PARENTS, PEERS, PROXIES,
         SOCKETS, evict,
     },
+    pace::unpace,
     settings,
     words::words,
 };
@@ -63,8 +64,12 @@ fn remember_listener(ctx: &SockOpsContext) {
 fn connecting(ctx: &SockOpsContext) {
     if let Some(note) = NOTES.of(sk(ctx)) {
         match note.kind {
-            NOTE_PROXIED | NOTE_PROXIED_OUTSIDE => record_original(ctx, note),
+            NOTE_PROXIED | NOTE_PROXIED_OUTSIDE => {
+                unpace(ctx);
+                record_original(ctx, note);
+            }
             NOTE_DIRECT => {
+                unpace(ctx);
                 record_direct(ctx);
                 failure::connecting(ctx);
             }
@@ -77,6 +82,7 @@ fn connecting(ctx: &SockOpsContext) {
     if let Some(peer) = unsafe { ANNOUNCED.get(cookie) } {
         let peer = *peer;
         let _ = ANNOUNCED.remove(cookie);
+        unpace(ctx);
         record_peer(ctx, &peer);
     }
 }
@@ -154,6 +160,7 @@ fn established_passive(ctx: &SockOpsContext) {
     if local.port == settings::outbound_port() && local.address.is_loopback() {
         // The proxy's end: when it closes, the record of the destination has served.
         watch(ctx, WATCH_STATE);
+        unpace(ctx);
         if joins_early()
             && let Some(sock) = kernel::tcp_sock(sk(ctx))
         {
@@ -182,11 +189,12 @@ fn established_passive(ctx: &SockOpsContext) {
         // It may join later; its end must be seen.
         watch(ctx, WATCH_STATE);
     }
-    if !joins_early() {
-        return;
-    }
     let is_direct = !is_announced && unsafe { DIRECTS.get(direct_key(local, remote)) }.is_some();
     if !is_announced && !is_direct {
+        return;
+    }
+    unpace(ctx);
+    if !joins_early() {
         return;
     }
     if let Some(sock) = kernel::tcp_sock(sk(ctx)) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser;
-use tulle_datapath::{Enforcement, SockmapMode};
+use tulle_datapath::{Enforcement, Pacing, SockmapMode};
 
 use super::{Config, ConfigFault, ConfigFaults, Lanes, SameNode, XdsAddress, own_cgroup};
 use crate::plane::InboundMode;
@@ -57,6 +57,9 @@ pub struct RawConfig {
     /// Which sockets are joined in the kernel: auto (where no program can tell), off, to-proxy or full
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub sockmap: String,
+    /// What sends by the clock where BBR is the system's default: auto (only what crosses a network) or system (all)
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub pacing: String,
     /// Where the admin server listens; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin: String,
@@ -104,6 +107,7 @@ impl TryFrom<RawConfig> for Config {
         };
         let inbound = f.value("--inbound", inbound_mode(&raw.inbound));
         let sockmap = f.value("--sockmap", sockmap_mode(&raw.sockmap));
+        let pacing = f.value("--pacing", pacing_mode(&raw.pacing));
         let admin = f.value("--admin", admin_address(&raw.admin));
         let drain_timeout = f.value("--drain-timeout", drain_timeout(&raw.drain_timeout));
         let hosts = raw
@@ -134,6 +138,7 @@ impl TryFrom<RawConfig> for Config {
                 proxy_cgroup: proxy_cgroup?,
                 inbound: inbound?,
                 sockmap: sockmap?,
+                pacing: pacing?,
                 admin: admin?,
                 drain_timeout: drain_timeout?,
                 host_addresses: host_addresses?,
@@ -286,6 +291,14 @@ fn sockmap_mode(text: &str) -> Result<SockmapMode, String> {
         _ => Err(format!(
             "{text:?} is not a mode: expected auto, off, to-proxy or full"
         )),
+    }
+}
+
+fn pacing_mode(text: &str) -> Result<Pacing, String> {
+    match text {
+        "auto" => Ok(Pacing::Auto),
+        "system" => Ok(Pacing::System),
+        _ => Err(format!("{text:?} is not a mode: expected auto or system")),
     }
 }
 

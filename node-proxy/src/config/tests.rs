@@ -1,7 +1,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use tulle_datapath::Enforcement;
+use tulle_datapath::{Enforcement, Pacing};
 
 use super::{Config, ConfigFaults, Lanes, RawConfig, SameNode, cgroup::locate};
 use crate::plane::InboundMode;
@@ -106,6 +106,7 @@ fn every_fault_is_reported_at_once() {
         proxy_cgroup: Some(PathBuf::from("/nonexistent")),
         inbound: "lenient".to_owned(),
         sockmap: "on".to_owned(),
+        pacing: "slow".to_owned(),
         admin: "0.0.0.0:15000".to_owned(),
         drain_timeout: "-1".to_owned(),
         host_address: vec!["somewhere".to_owned()],
@@ -116,13 +117,13 @@ fn every_fault_is_reported_at_once() {
         state: Some(PathBuf::from("/nonexistent/state")),
     };
     let faults = Config::try_from(raw).unwrap_err();
-    assert_eq!(faults.0.len(), 20, "{faults}");
+    assert_eq!(faults.0.len(), 21, "{faults}");
     let text = faults.to_string();
     assert!(
         text.contains("--xds: \"http://host:1\" is not an address"),
         "{text}"
     );
-    assert_eq!(text.lines().count(), 21);
+    assert_eq!(text.lines().count(), 22);
 }
 
 #[test]
@@ -134,6 +135,8 @@ fn values_are_understood() {
         "strict",
         "--sockmap",
         "off",
+        "--pacing",
+        "system",
         "--admin",
         "[::1]:0",
         "--drain-timeout",
@@ -157,6 +160,7 @@ fn values_are_understood() {
     assert_eq!(config.inbound, InboundMode::Strict);
     assert_eq!(config.same_node, SameNode::Mtls);
     assert_eq!(config.lanes, Lanes::Off);
+    assert_eq!(config.pacing, Pacing::System);
     assert_eq!(config.denied, Enforcement::Reject);
     assert_eq!(config.names_ttl_min, Duration::from_secs(30));
     assert_eq!(config.host_addresses.len(), 2);

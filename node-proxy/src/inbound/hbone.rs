@@ -114,6 +114,9 @@ async fn serve_tunnel(pod: &Arc<Pod>, tls: TlsStream<TunnelIo>, end: TunnelEnd) 
         .plane
         .metrics
         .tunnel_guard(TunnelSide::Server, Transport::Hbone);
+    if let Some(congestion) = pod.plane.settings.congestion {
+        congestion.settle(tls.io().socket());
+    }
     let end = Arc::new(end);
     let ending = async {
         tokio::select! { // Cancel-safe: both only wait.

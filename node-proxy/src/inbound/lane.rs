@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     judged::{Client, carry_tunnel},
-    plane::{Direction, Security, Transport, TunnelSide},
+    plane::{Direction, Security, TunnelSide},
     pod::Pod,
     tunnel::{
         Authority, Lane, LaneError, LaneHome, LaneStream, Preface, Refusal, TunnelIo, TunnelStream,
@@ -39,10 +39,7 @@ async fn serve_sessions(
 ) -> Result<(), LaneError> {
     let plane = &pod.plane;
     let settings = &plane.settings;
-    let counted = plane
-        .metrics
-        .tunnel_guard(TunnelSide::Server, Transport::Lane);
-    let mut lane = Lane::new(tls, end.term, Arc::clone(&plane.shared.buffers), counted)?;
+    let mut lane = Lane::new(tls, end.term, plane, TunnelSide::Server)?;
     lane.greet().await?;
     let home = Arc::new(Home::default());
     loop {

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::sys;
+use crate::tunnel::Congestion;
 
 /// What a socket will carry; it decides the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +20,8 @@ pub enum SocketPurpose {
         user_timeout: Duration,
         /// How many bytes may wait unsent in the kernel; more would only be a queue in front of small messages.
         unsent_len_max: u32,
+        /// What to do about pacing; `None` where the system does not pace.
+        congestion: Option<Congestion>,
     },
 }
 
@@ -75,8 +78,12 @@ fn set_up(socket: &Socket, purpose: SocketPurpose) -> io::Result<()> {
         SocketPurpose::Tunnel {
             user_timeout,
             unsent_len_max,
+            congestion,
         } => {
             set_keepalive(socket)?;
+            if let Some(congestion) = congestion {
+                congestion.begin(socket)?;
+            }
             socket.set_tcp_user_timeout(Some(user_timeout))?;
             socket.set_tcp_notsent_lowat(unsent_len_max)
         }

@@ -6,6 +6,7 @@ use std::{
     io,
     mem::size_of,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 /// Asks for the port at `connect()` instead of at `bind()`.
@@ -26,6 +27,55 @@ pub(crate) fn unacknowledged_len(socket: &impl AsFd) -> io::Result<usize> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// How long a connection's round trips take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RoundTrips {
+    /// The fastest of the last minutes (`tcpi_min_rtt`).
+    pub(crate) fastest: Duration,
+    /// Lately, on average (`tcpi_rtt`).
+    pub(crate) smoothed: Duration,
+    /// How far from that they were lately, on average (`tcpi_rttvar`).
+    pub(crate) variation: Duration,
+}
+
+/// What the kernel saw of a connection's round trips (`TCP_INFO`).
+pub(crate) fn round_trips(socket: &impl AsFd) -> io::Result<RoundTrips> {
+    let mut info = [0_u32; TCP_INFO_LEN / size_of::<u32>()];
+    let mut len = libc::socklen_t::try_from(TCP_INFO_LEN).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call, the pointer is to a live array and `len` is its size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let field = |offset: usize| {
+        let micros = info.get(offset / size_of::<u32>()).copied();
+        // All ones: no round trip was seen.
+        let seen = micros.filter(|_| len as usize >= offset + size_of::<u32>());
+        seen.filter(|micros| *micros != u32::MAX)
+            .map(|micros| Duration::from_micros(micros.into()))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+    };
+    Ok(RoundTrips {
+        fastest: field(MIN_RTT_OFFSET)?,
+        smoothed: field(RTT_OFFSET)?,
+        variation: field(RTT_VARIATION_OFFSET)?,
+    })
+}
+
+// `struct tcp_info` of the uapi header `linux/tcp.h`, up to and with `tcpi_min_rtt` (Linux 4.6).
+const RTT_OFFSET: usize = 68;
+const RTT_VARIATION_OFFSET: usize = 72;
+const MIN_RTT_OFFSET: usize = 148;
+const TCP_INFO_LEN: usize = 152;
 
 fn set_int(socket: &impl AsFd, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;

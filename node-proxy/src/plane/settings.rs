@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use tulle_identity::Offer;
 
-use crate::{http::HttpSettings, netns::SocketPurpose};
+use crate::{http::HttpSettings, netns::SocketPurpose, tunnel::Congestion};
 
 /// The ports of the data plane inside a pod's namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct PlaneSettings {
     pub network_user_timeout: Duration,
     /// Bytes that may wait unsent in the kernel for one tunnel: what a small message may have to wait for.
     pub unsent_len_max: u32,
+    /// What to do about pacing between nodes; `None`: what the system does.
+    pub congestion: Option<Congestion>,
     /// Lanes to one destination; connections beyond share HBONE tunnels. 0: HBONE only, also for peers that offer lanes.
     pub lanes_per_destination_max: usize,
     /// Lanes to one destination that may be opened at once: what a burst may cost in handshakes.
@@ -144,6 +146,7 @@ impl PlaneSettings {
         SocketPurpose::Tunnel {
             user_timeout: self.network_user_timeout,
             unsent_len_max: self.unsent_len_max,
+            congestion: self.congestion,
         }
     }
 }
@@ -167,6 +170,7 @@ impl Default for PlaneSettings {
             failover_patience: Duration::from_secs(2),
             network_user_timeout: Duration::from_secs(20),
             unsent_len_max: 128 * 1024,
+            congestion: None,
             lanes_per_destination_max: 256,
             lanes_opening_max: 8,
             lane_idle_max: Duration::from_mins(10),

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use prometheus_client::registry::Registry;
 use tokio::{runtime::Handle, task::JoinSet};
-use tulle_datapath::{CapturePorts, Datapath, DatapathSettings, Enforcement};
+use tulle_datapath::{CapturePorts, Datapath, DatapathSettings, Enforcement, Pacing};
 use tulle_identity::{
     CaClient, CaClientConfig, MeshTls, SVID_TTL_DEFAULT, SvidManager, SvidManagerSettings,
 };
@@ -29,6 +29,7 @@ use crate::{
     pods::{self, PodKeeper, PodsView, ProxyRunner},
     policy::PolicyView,
     published::{Published, Publisher},
+    tunnel::Congestion,
     xds::{MtlsChannel, XdsClient, XdsSettings},
 };
 
@@ -291,11 +292,19 @@ fn xds_client(
 
 fn plane_settings(config: &Config) -> PlaneSettings {
     let defaults = PlaneSettings::default();
+    let congestion = match config.pacing {
+        Pacing::Auto => Congestion::of_system().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the system's congestion control cannot be read: connections to other nodes keep it");
+            None
+        }),
+        Pacing::System => None,
+    };
     PlaneSettings {
         lanes_per_destination_max: match config.lanes {
             Lanes::On => defaults.lanes_per_destination_max,
             Lanes::Off => 0,
         },
+        congestion,
         inbound_mode: config.inbound,
         host_addresses: config.host_addresses.clone(),
         denied_look: match config.denied {
@@ -313,6 +322,7 @@ pub(super) fn datapath_settings(config: &Config) -> DatapathSettings {
         capture_cgroup: config.capture_cgroup.clone(),
         proxy_cgroup: config.proxy_cgroup.clone(),
         sockmap: config.sockmap,
+        pacing: config.pacing,
         dns_capture: true,
         ports: CapturePorts {
             outbound: ports.outbound,

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     health::{Probe, ProbeOutcome},
     netns::{NamespaceHandle, SocketPurpose, SocketStock},
-    plane::{Plane, Tasks, Transport, TunnelSide},
+    plane::{Plane, Tasks, TunnelSide},
 };
 
 /// What is needed to connect from one pod.
@@ -151,6 +151,9 @@ impl Dialer {
                 lane.map(Dialed::Lane).map_err(lost)
             }
             Some(InnerProtocol::Http2) | None => {
+                if let Some(congestion) = self.plane.settings.congestion {
+                    congestion.settle(tls.io().socket());
+                }
                 match Tunnel::start(tls, &self.plane, (svid, term), destination).await {
                     Ok((tunnel, drive)) => {
                         self.tasks.spawn(drive);
@@ -176,12 +179,7 @@ impl Dialer {
         tls: TlsStream<TunnelIo>,
         term: Term,
     ) -> Result<Box<Lane>, LaneError> {
-        let buffers = Arc::clone(&self.plane.shared.buffers);
-        let counted = self
-            .plane
-            .metrics
-            .tunnel_guard(TunnelSide::Client, Transport::Lane);
-        let mut lane = Lane::new(tls, term, buffers, counted)?;
+        let mut lane = Lane::new(tls, term, &self.plane, TunnelSide::Client)?;
         lane.greeted().await?;
         Ok(lane)
     }

@@ -76,6 +76,11 @@ impl TunnelIo {
         }
     }
 
+    /// The connection, to look at and to set up.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.reader.as_ref()
+    }
+
     /// The connection itself, when nothing is held on its way in or out.
     ///
     /// # Errors

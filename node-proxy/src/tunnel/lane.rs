@@ -38,9 +38,9 @@ pub(crate) use stream::{LaneHome, Opened};
 use inbox::Inbox;
 use record::{CONTENT_START, FRAME_LEN_MAX, HEADER_LEN, seal};
 
-use super::io::TunnelIo;
+use super::{io::TunnelIo, pace::Pace};
 use crate::{
-    plane::GaugeGuard,
+    plane::{GaugeGuard, Plane, Transport, TunnelSide},
     pump::{BufferClass, BufferPool, PooledBuffer},
 };
 
@@ -59,6 +59,8 @@ pub(crate) struct Lane {
     received_end: Option<LaneEnd>,
     /// The end of the certificates that its two ends proved.
     term: Term,
+    /// Watches whether it has to be paced; `None` once it is, or where nothing is.
+    pace: Option<Pace>,
     _counted: GaugeGuard,
 }
 
@@ -84,21 +86,25 @@ impl Lane {
     pub(crate) fn new(
         tls: TlsStream<TunnelIo>,
         term: Term,
-        buffers: Arc<BufferPool>,
-        counted: GaugeGuard,
+        plane: &Plane,
+        side: TunnelSide,
     ) -> Result<Box<Self>, LaneError> {
+        let counted = plane.metrics.tunnel_guard(side, Transport::Lane);
         let (io, sealer, opener) = tls.into_sealed()?;
+        let congestion = plane.settings.congestion;
+        let pace = congestion.and_then(|congestion| Pace::of(io.socket(), congestion));
         Ok(Box::new(Lane {
             socket: io.into_socket().map_err(LaneError::Io)?,
             sealer,
             opener,
-            buffers,
+            buffers: Arc::clone(&plane.shared.buffers),
             inbox: Inbox::default(),
             outbox: None,
             session: 0,
             sent_end: true,
             received_end: Some(LaneEnd::Finished),
             term,
+            pace,
             _counted: counted,
         }))
     }
@@ -413,6 +419,11 @@ impl Lane {
         }
         if outbox.start < outbox.end {
             self.outbox = Some(outbox);
+        }
+        if let Some(pace) = &mut self.pace
+            && !pace.sent(&self.socket, end)
+        {
+            self.pace = None;
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ pub enum FastPath {
     Sockmap,
     /// Pods of one node reach each other without a proxy between them.
     SameNode,
+    /// What stays on the node does not send by the clock, where the system's default does (BBR).
+    Unpaced,
 }
 
 /// What a node's proxy says about the ways that connections from there took.
@@ -27,6 +29,8 @@ pub struct Uses {
     pub hbone: bool,
     /// Some bytes went from socket to socket.
     pub sockmap: bool,
+    /// Some connection was not paced, on a system that paces.
+    pub unpaced: bool,
     /// It was the server's end as well.
     pub tls_on_one_node: bool,
 }
@@ -38,6 +42,7 @@ impl FastPath {
             FastPath::Lanes => &["--lanes", "off"],
             FastPath::Sockmap => &["--sockmap", "off"],
             FastPath::SameNode => &["--same-node", "mtls"],
+            FastPath::Unpaced => &["--pacing", "system"],
         }
     }
 
@@ -65,6 +70,7 @@ impl FastPath {
             FastPath::Lanes => !uses.lanes && uses.hbone,
             FastPath::Sockmap => !uses.sockmap,
             FastPath::SameNode => uses.tls_on_one_node,
+            FastPath::Unpaced => !uses.unpaced,
         };
         ensure!(is_off, "{self:?} was switched off, and {uses:?}");
         Ok(())
@@ -81,11 +87,13 @@ impl Uses {
         let sum = |name: &str, labels: &[&str]| sum_of(&metrics, name, labels);
         let tunnels = |transport: &str| sum("tulle_tunnels", &["side=\"Client\"", transport]);
         let redirected = ["program=\"sk_msg\"", "reason=\"redirected\""];
+        let unpaced = ["program=\"sockops\"", "reason=\"unpaced\""];
         let from_peers = ["direction=\"Inbound\"", "security=\"MutualTls\""];
         Ok(Uses {
             lanes: tunnels("transport=\"Lane\"") > 0,
             hbone: tunnels("transport=\"Hbone\"") > 0,
             sockmap: sum("tulle_kernel_exits_total", &redirected) > 0,
+            unpaced: sum("tulle_kernel_exits_total", &unpaced) > 0,
             tls_on_one_node: sum("tulle_connections_opened_total", &from_peers) > 0,
         })
     }

@@ -60,6 +60,11 @@ fn every_byte_and_every_close_is_so_with_tls_on_one_node() -> Result<()> {
     FastPath::SameNode.without("bytls", CLIENT_NODE, |rig| talk(rig, &SOME))
 }
 
+#[test]
+fn every_byte_and_every_close_is_so_with_the_systems_pacing() -> Result<()> {
+    FastPath::Unpaced.without("bypac", CLIENT_NODE, |rig| talk(rig, &SOME))
+}
+
 fn talk(rig: &Rig, counts: &Conversations) -> Result<()> {
     rig.pod("koornacht", CLIENT_NODE, "client", &["sleep", "100000"])?;
     let mut failed = Vec::new();

@@ -21,6 +21,8 @@ mod inbound;
 #[cfg(test)]
 mod outbound;
 #[cfg(test)]
+mod pacing;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod policy_figures;

@@ -25,7 +25,7 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tulle_datapath::{
-    BlackHole, CapturePorts, Counter, Datapath, DatapathSettings, Enforcement, NetnsCookie,
+    BlackHole, CapturePorts, Counter, Datapath, DatapathSettings, Enforcement, NetnsCookie, Pacing,
     PodCapture, SockmapMode,
 };
 
@@ -96,6 +96,7 @@ impl Rig {
                 capture_cgroup: cgroup.join("pods"),
                 proxy_cgroup: cgroup.join("proxy"),
                 sockmap: SockmapMode::Off,
+                pacing: Pacing::Auto,
                 dns_capture: false,
                 ports: CapturePorts::default(),
             },

@@ -1,0 +1,302 @@
+//! Which connections to other nodes are paced, where the system's default congestion control paces (BBR).
+//!
+//! Pacing keeps the queues of a network short, and has a price: a timer for every 64 KiB or less, and each piece a wake-up of its
+//! own. Between nodes that are a few hundred microseconds apart, with no queue between them, that price is more than half of what a
+//! lane can carry (`docs/performance.md`). So a lane begins without pacing (`cubic`, the kernel's default), and is given the system's
+//! own control, for good, as soon as that has something to do:
+//!
+//! - the peer turns out to be far ([`NEAR_RTT_MAX`]), or
+//! - a queue stands on the way: all round trips, for [`QUEUE_PATIENCE`], take longer than the fastest one by [`QUEUE_MAX`]. Small messages
+//!   of others would wait in it. Where processors are short round trips take as long now and then, but not all of them: their
+//!   variation is as large as their mean (seen: 2.4 ms, ± 2.9), while in a queue each takes as long as the one before.
+//!
+//! It must be this order, since a connection that was paced once stays so (the kernel never takes `sk_pacing_status` back). HBONE
+//! tunnels, which many connections share, have the system's control from their first request on.
+
+use std::{
+    fs, io,
+    time::{Duration, Instant},
+};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::netns::sys::{self, RoundTrips};
+
+/// The congestion controls of connections to other nodes, on a system whose default paces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Congestion {
+    /// The system's default.
+    system: Name,
+    /// What a near peer's lanes have.
+    near: Name,
+}
+
+/// A congestion control's name, filled with zeros (`TCP_CA_NAME_MAX`).
+type Name = [u8; 16];
+
+impl Congestion {
+    /// That of this system; `None` if its default does not pace, so that there is nothing to avoid.
+    ///
+    /// # Errors
+    /// The kernel does not tell (`/proc/sys/net/ipv4/tcp_*congestion_control`).
+    pub fn of_system() -> io::Result<Option<Self>> {
+        let system = fs::read_to_string(DEFAULT)?;
+        let available = fs::read_to_string(AVAILABLE)?;
+        Ok(Self::choose(&system, &available))
+    }
+
+    fn choose(system: &str, available: &str) -> Option<Self> {
+        let system = system.trim();
+        if !system.starts_with(PACING) {
+            return None;
+        }
+        let has_cubic = available.split_whitespace().any(|name| name == "cubic");
+        Some(Congestion {
+            system: padded(system)?,
+            // Every kernel has it.
+            near: padded(if has_cubic { "cubic" } else { "reno" })?,
+        })
+    }
+
+    /// Makes a socket begin without pacing; for one that is neither connected nor listens. One that has anything else than the
+    /// system's default keeps it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn begin(&self, socket: &socket2::Socket) -> io::Result<()> {
+        if trimmed(&socket.tcp_congestion()?) == trimmed(&self.system) {
+            socket.set_tcp_congestion(trimmed(&self.near))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a connection the system's control, if [`Congestion::begin`] took it away.
+    pub(crate) fn settle(&self, socket: &TcpStream) {
+        if let Err(error) = self.try_settle(socket) {
+            // It works without; only others on the way would like it better.
+            tracing::debug!(%error, "a connection keeps its congestion control");
+        }
+    }
+
+    fn try_settle(&self, socket: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        if trimmed(&socket.tcp_congestion()?) == trimmed(&self.near) {
+            socket.set_tcp_congestion(trimmed(&self.system))?;
+        }
+        Ok(())
+    }
+}
+
+/// Watches a lane that is not paced.
+#[derive(Debug)]
+pub(super) struct Pace {
+    congestion: Congestion,
+    /// Bytes sent since the last look.
+    unseen: usize,
+    /// Since when every look has seen a queue.
+    queued_since: Option<Instant>,
+}
+
+impl Pace {
+    /// For a lane whose handshake is over. `None` if it needs no watching: the peer is far, and the connection paced now.
+    pub(super) fn of(socket: &TcpStream, congestion: Congestion) -> Option<Self> {
+        match sys::round_trips(socket) {
+            Ok(seen) if seen.fastest <= NEAR_RTT_MAX => Some(Pace {
+                congestion,
+                unseen: 0,
+                queued_since: None,
+            }),
+            Ok(_) | Err(_) => {
+                congestion.settle(socket);
+                None
+            }
+        }
+    }
+
+    /// Counts what was sent. False when the lane is paced from now on and needs no more watching.
+    pub(super) fn sent(&mut self, socket: &TcpStream, len: usize) -> bool {
+        self.unseen += len;
+        if self.unseen < LOOK_LEN {
+            return true;
+        }
+        self.unseen = 0;
+        let stays_near = sys::round_trips(socket).is_ok_and(|seen| self.saw(seen, Instant::now()));
+        if !stays_near {
+            self.congestion.settle(socket);
+        }
+        stays_near
+    }
+
+    fn saw(&mut self, seen: RoundTrips, now: Instant) -> bool {
+        let most = seen.smoothed.saturating_sub(2 * seen.variation);
+        if most <= seen.fastest + QUEUE_MAX {
+            self.queued_since = None;
+            return true;
+        }
+        let since = *self.queued_since.get_or_insert(now);
+        now.saturating_duration_since(since) < QUEUE_PATIENCE
+    }
+}
+
+fn padded(name: &str) -> Option<Name> {
+    let mut padded = Name::default();
+    padded
+        .get_mut(..name.len())?
+        .copy_from_slice(name.as_bytes());
+    Some(padded)
+}
+
+fn trimmed(name: &[u8]) -> &[u8] {
+    let len = name.iter().position(|byte| *byte == 0);
+    name.get(..len.unwrap_or(name.len())).unwrap_or_default()
+}
+
+/// What the names of congestion controls that pace begin with: `bbr`, `bbr2`, `bbr3`.
+const PACING: &str = "bbr";
+const DEFAULT: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+/// Round trips within a zone of a cloud take less, between zones more.
+const NEAR_RTT_MAX: Duration = Duration::from_millis(1);
+/// What a queue may add to a round trip: half of what BBR itself leaves on a link of 300 Mbit/s.
+const QUEUE_MAX: Duration = Duration::from_millis(2);
+/// Longer than a burst takes to leave, or a processor that is busy with others lets acknowledgements wait.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(20);
+/// How much is sent between two looks, each of which is a system call.
+const LOOK_LEN: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn control(socket: &TcpStream) -> String {
+        let name = SockRef::from(socket).tcp_congestion().unwrap();
+        String::from_utf8(trimmed(&name).to_vec()).unwrap()
+    }
+
+    fn of_bbr() -> Congestion {
+        Congestion::choose("bbr\n", "reno bbr cubic\n").unwrap()
+    }
+
+    /// Two ends of a connection whose both sockets had BBR as the system's default.
+    async fn connection(congestion: Congestion) -> (TcpStream, TcpStream) {
+        let socket = || {
+            let socket = socket2::Socket::new(
+                socket2::Domain::IPV4,
+                socket2::Type::STREAM,
+                Some(socket2::Protocol::TCP),
+            )
+            .unwrap();
+            socket.set_tcp_congestion(b"bbr").unwrap();
+            congestion.begin(&socket).unwrap();
+            socket
+        };
+        let listening = socket();
+        let any = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        listening.bind(&any.into()).unwrap();
+        listening.listen(1).unwrap();
+        listening.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(TcpListener::from(listening)).unwrap();
+        let connecting = socket();
+        connecting.set_nonblocking(true).unwrap();
+        let connecting = tokio::net::TcpSocket::from_std_stream(connecting.into());
+        let target = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(connecting.connect(target), listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    fn round_trips(fastest: u64, smoothed: u64, variation: u64) -> RoundTrips {
+        RoundTrips {
+            fastest: Duration::from_micros(fastest),
+            smoothed: Duration::from_micros(smoothed),
+            variation: Duration::from_micros(variation),
+        }
+    }
+
+    #[test]
+    fn only_a_default_that_paces_is_avoided() {
+        assert_eq!(Congestion::choose("cubic\n", "reno bbr cubic"), None);
+        assert_eq!(Congestion::choose("", ""), None);
+        let of = |system: &str, available: &str| {
+            let found = Congestion::choose(system, available).unwrap();
+            let text = |name: &Name| String::from_utf8(trimmed(name).to_vec()).unwrap();
+            (text(&found.system), text(&found.near))
+        };
+        let names = |system: &str, near: &str| (system.to_owned(), near.to_owned());
+        assert_eq!(of("bbr\n", "reno bbr cubic\n"), names("bbr", "cubic"));
+        assert_eq!(of("bbr3\n", "reno bbr3\n"), names("bbr3", "reno"));
+        let endless = format!("bbr{}", "x".repeat(14));
+        assert_eq!(Congestion::choose(&endless, "reno"), None);
+        assert!(Congestion::of_system().is_ok());
+    }
+
+    #[tokio::test]
+    async fn both_ends_of_a_near_connection_begin_without_pacing_and_may_be_paced_later() {
+        let congestion = of_bbr();
+        let (client, server) = connection(congestion).await;
+        assert_eq!(
+            (control(&client), control(&server)),
+            ("cubic".into(), "cubic".into())
+        );
+        assert!(Pace::of(&client, congestion).is_some(), "loopback is near");
+        congestion.settle(&client);
+        assert_eq!(control(&client), "bbr");
+        // Somebody else's choice stays.
+        SockRef::from(&server).set_tcp_congestion(b"reno").unwrap();
+        congestion.settle(&server);
+        assert_eq!(control(&server), "reno");
+    }
+
+    #[tokio::test]
+    async fn bytes_without_a_queue_leave_a_lane_as_it_is() {
+        let congestion = of_bbr();
+        let (mut client, mut server) = connection(congestion).await;
+        let mut pace = Pace::of(&client, congestion).unwrap();
+        let bytes = vec![7; 64 * 1024];
+        let mut taken = vec![0; bytes.len()];
+        for _ in 0..40 {
+            client.write_all(&bytes).await.unwrap();
+            server.read_exact(&mut taken).await.unwrap();
+            assert!(pace.sent(&client, bytes.len()));
+        }
+        assert_eq!(control(&client), "cubic");
+        let seen = sys::round_trips(&client).unwrap();
+        assert!(seen.fastest > Duration::ZERO && seen.fastest < Duration::from_secs(1));
+        assert!(seen.smoothed > Duration::ZERO && seen.smoothed < Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn only_a_queue_that_stands_has_a_lane_paced() {
+        let congestion = of_bbr();
+        let (client, _server) = connection(congestion).await;
+        let mut pace = Pace::of(&client, congestion).unwrap();
+        let began = Instant::now();
+        let at = |millis| began + Duration::from_millis(millis);
+        assert!(pace.saw(round_trips(100, 2_100, 0), at(0)));
+        assert!(pace.saw(round_trips(100, 2_101, 0), at(10)));
+        assert!(pace.saw(round_trips(100, 9_000, 3_000), at(29)));
+        assert!(
+            pace.saw(round_trips(100, 300, 10), at(31)),
+            "it was a moment"
+        );
+        assert!(pace.saw(round_trips(100, 9_000, 3_000), at(32)));
+        assert!(pace.saw(round_trips(100, 9_000, 3_000), at(51)));
+        assert!(!pace.saw(round_trips(100, 9_000, 3_000), at(52)));
+    }
+
+    #[tokio::test]
+    async fn processors_that_are_short_are_no_queue() {
+        let congestion = of_bbr();
+        let (client, _server) = connection(congestion).await;
+        let mut pace = Pace::of(&client, congestion).unwrap();
+        let began = Instant::now();
+        for second in 0..10 {
+            let now = began + Duration::from_secs(second);
+            assert!(pace.saw(round_trips(8, 2_998, 3_492), now));
+        }
+    }
+}
