@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    panic, thread,
 };
 
 use aya::{
@@ -223,7 +224,28 @@ impl Maps {
 }
 
 /// Loads the programs of one pod.
+///
+/// On a thread of its own: the loader parses all of the kernel's types into small objects and frees them again. With the allocator of
+/// the C library, whose threads have heaps of their own, what others allocate meanwhile would lie scattered among them and hold their
+/// pages for as long as the pod lives.
 pub(crate) fn load_pod(
+    pins: &Pins,
+    pod: &PodSettings,
+    with_gate: bool,
+) -> Result<PodPrograms, OpenDatapathError> {
+    let load = || load_pod_here(pins, pod, with_gate);
+    thread::scope(
+        |scope| match thread::Builder::new().spawn_scoped(scope, load) {
+            Ok(loading) => loading
+                .join()
+                .unwrap_or_else(|panic| panic::resume_unwind(panic)),
+            // A machine without room for another thread: scattered, but captured.
+            Err(_) => load(),
+        },
+    )
+}
+
+fn load_pod_here(
     pins: &Pins,
     pod: &PodSettings,
     with_gate: bool,

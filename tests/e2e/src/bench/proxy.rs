@@ -1,8 +1,12 @@
 //! What the kernel says about a node proxy's process.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use tulle_lab::wait_until;
 
 use super::{Mode, stage::Stage};
 
@@ -60,6 +64,46 @@ impl Proxy {
         })
     }
 
+    /// The same, once nothing has changed for a while: what a start, or new pods, needed has gone back by then, and what runs now and then
+    /// has come.
+    pub(super) fn holdings_at_rest(&self, stage: &Stage) -> Result<Holdings> {
+        let mut last = self.size()?;
+        let mut quiet = 0;
+        let mut read = Ok(());
+        let is_at_rest = wait_until(Instant::now() + REST_DEADLINE, || {
+            wait_until(Instant::now() + LOOKS, || false);
+            let now = match self.size() {
+                Ok(now) => now,
+                Err(error) => {
+                    read = Err(error);
+                    return true;
+                }
+            };
+            let is_quiet = now.descriptors == last.descriptors
+                && now.resident.abs_diff(last.resident) <= QUIET_KIB;
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+            last = now;
+            quiet >= QUIET_LOOKS
+        });
+        read?;
+        ensure!(
+            is_at_rest,
+            "the {}'s proxy did not come to rest within {REST_DEADLINE:?}",
+            self.side
+        );
+        self.holdings(stage)
+    }
+
+    /// Asks the kernel only: to answer a question is no rest.
+    fn size(&self) -> Result<Size> {
+        let resident = field(&self.read("status")?, "VmRSS:");
+        let files = self.path("fd");
+        Ok(Size {
+            resident: resident.with_context(|| format!("the {}'s proxy: no VmRSS", self.side))?,
+            descriptors: fs::read_dir(&files).with_context(|| files.clone())?.count(),
+        })
+    }
+
     /// How much processor time it has used in its life.
     pub(super) fn processor_time(&self) -> Result<Duration> {
         // Its cgroup is its own and counts in microseconds; `/proc/PID/stat` would in hundredths of a second.
@@ -101,4 +145,17 @@ fn cgroup_root(mounts: &str) -> Option<&str> {
     })
 }
 
+/// What is looked at to tell rest.
+struct Size {
+    /// In KiB.
+    resident: u64,
+    descriptors: usize,
+}
+
 const KIB: f64 = 1024.0;
+const LOOKS: Duration = Duration::from_secs(1);
+/// Longer than what happens now and then takes to come again, which is ten seconds.
+const QUIET_LOOKS: u32 = 14;
+/// What a process changes by at rest.
+const QUIET_KIB: u64 = 128;
+const REST_DEADLINE: Duration = Duration::from_secs(90);

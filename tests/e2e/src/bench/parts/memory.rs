@@ -47,10 +47,10 @@ impl Part for Idle {
         let proxies = place.proxies()?;
         let mut samples = Vec::new();
         for proxy in &proxies {
+            let held = proxy.holdings_at_rest(place.stage)?;
             let (before, side) = (proxy.processor_time()?, proxy.side);
             place.rest(IDLE);
             let spent = proxy.processor_time()?.saturating_sub(before);
-            let held = proxy.holdings(place.stage)?;
             let figure = Figure::new(format!("RSS idle, {side}'s proxy"), Unit::Megabytes);
             samples.push(figure.headline(side == "client").of(held.resident / 1e6));
             let figure = Figure::new(format!("live heap idle, {side}'s proxy"), Unit::Megabytes);
@@ -81,7 +81,11 @@ impl Part for Held {
     }
 
     fn measure(&self, place: &Place<'_>) -> Result<Vec<Sample>> {
-        let none = place.holdings()?;
+        let proxies = place.proxies()?;
+        let none = proxies
+            .iter()
+            .map(|proxy| proxy.holdings_at_rest(place.stage))
+            .collect::<Result<Vec<_>>>()?;
         let few = held(place, FEW, 0)?;
         let mut samples = difference(place, &none, &few, FEW, "connection of the first 1,000")?;
         if !place.settings.quick {
