@@ -82,7 +82,7 @@ fn set_up(socket: &Socket, purpose: SocketPurpose) -> io::Result<()> {
         } => {
             set_keepalive(socket)?;
             if let Some(congestion) = congestion {
-                congestion.begin(socket)?;
+                congestion.begin(socket);
             }
             socket.set_tcp_user_timeout(Some(user_timeout))?;
             socket.set_tcp_notsent_lowat(unsent_len_max)

@@ -61,30 +61,13 @@ impl Congestion {
 
     /// Makes a socket begin without pacing; for one that is neither connected nor listens. One that has anything else than the
     /// system's default keeps it.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub(crate) fn begin(&self, socket: &socket2::Socket) -> io::Result<()> {
-        if trimmed(&socket.tcp_congestion()?) == trimmed(&self.system) {
-            socket.set_tcp_congestion(trimmed(&self.near))?;
-        }
-        Ok(())
+    pub(crate) fn begin(&self, socket: &socket2::Socket) {
+        exchange(socket, &self.system, &self.near);
     }
 
     /// Gives a connection the system's control, if [`Congestion::begin`] took it away.
     pub(crate) fn settle(&self, socket: &TcpStream) {
-        if let Err(error) = self.try_settle(socket) {
-            // It works without; only others on the way would like it better.
-            tracing::debug!(%error, "a connection keeps its congestion control");
-        }
-    }
-
-    fn try_settle(&self, socket: &TcpStream) -> io::Result<()> {
-        let socket = SockRef::from(socket);
-        if trimmed(&socket.tcp_congestion()?) == trimmed(&self.near) {
-            socket.set_tcp_congestion(trimmed(&self.system))?;
-        }
-        Ok(())
+        exchange(&SockRef::from(socket), &self.near, &self.system);
     }
 }
 
@@ -136,6 +119,19 @@ impl Pace {
         }
         let since = *self.queued_since.get_or_insert(now);
         now.saturating_duration_since(since) < QUEUE_PATIENCE
+    }
+}
+
+/// Gives a socket that has `old` the control `new`. A kernel that refuses is no reason to have no connection: it works with either.
+fn exchange(socket: &socket2::Socket, old: &Name, new: &Name) {
+    let exchanged = socket.tcp_congestion().and_then(|present| {
+        if trimmed(&present) == trimmed(old) {
+            socket.set_tcp_congestion(trimmed(new))?;
+        }
+        Ok(())
+    });
+    if let Err(error) = exchanged {
+        tracing::debug!(%error, "a connection keeps its congestion control");
     }
 }
 
@@ -192,7 +188,7 @@ mod tests {
             )
             .unwrap();
             socket.set_tcp_congestion(b"bbr").unwrap();
-            congestion.begin(&socket).unwrap();
+            congestion.begin(&socket);
             socket
         };
         let listening = socket();

@@ -60,7 +60,7 @@ impl Report {
         })
     }
 
-    /// The table for people: everything, or only what a reader in a hurry wants.
+    /// The table for people: everything, or only what a reader in a hurry wants, and no figure there that nothing compares with.
     pub fn markdown(&self, only_headlines: bool) -> String {
         let mut text = format!("{}.\n", self.machine);
         let (rounds, seconds) = (self.settings.rounds, self.settings.length.as_secs_f64());
@@ -97,7 +97,7 @@ impl Report {
         }
         text += if has_peer { PEER_HEAD } else { HEAD };
         for series in self.samples.all() {
-            if series.figure.is_headline || !only_headlines {
+            if !only_headlines || (series.figure.is_headline && has_ratio(series)) {
                 text += &row(series, has_peer);
             }
         }
@@ -153,6 +153,11 @@ fn added_ratio(series: &Series) -> Option<Spread> {
         Unit::Micros => series.added_ratio(Mode::Tulle, Mode::Ztunnel, Mode::Direct),
         _ => None,
     }
+}
+
+fn has_ratio(series: &Series) -> bool {
+    let to = |mode| series.ratio(Mode::Tulle, mode).is_some();
+    to(Mode::Direct) || to(Mode::Ztunnel)
 }
 
 fn row(series: &Series, has_peer: bool) -> String {

@@ -1,10 +1,10 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use serde_json::json;
 use tulle_lab::{LabConfig, Mesh};
 
 use super::{
-    Mode, elf,
+    Mode, Report, Settings, elf,
     figure::{Figure, Unit},
     gate::Baseline,
     machine, parts,
@@ -37,6 +37,50 @@ fn the_ratio_compares_round_by_round() {
     let lowest = series.ratio_of_lowest(Mode::Tulle, Mode::Direct);
     assert_eq!(lowest, Some(10.0));
     assert!(samples.find("p", "same node", "upload").is_none());
+}
+
+#[test]
+fn the_readme_has_no_figure_without_its_ratio() {
+    let mut samples = Samples::default();
+    let figure = |name: &str| Figure::new(name.to_owned(), Unit::MegabytesPerSecond).headline(true);
+    samples.extend("p", Path::TwoNodes, Mode::Direct, [figure("both").of(2.0)]);
+    let tulle = [figure("both").of(1.0), figure("alone").of(1.0)];
+    samples.extend("p", Path::TwoNodes, Mode::Tulle, tulle);
+    let report = Report {
+        machine: machine::Machine::look().unwrap(),
+        settings: Settings {
+            rounds: 1,
+            length: Duration::from_secs(1),
+            quick: false,
+            filter: Vec::new(),
+            sockmap: None,
+            pacing: Some("system".to_owned()),
+            limit: Duration::from_secs(1),
+            load: PathBuf::new(),
+            binaries: PathBuf::new(),
+            gate: false,
+            peer: None,
+        },
+        elapsed: Duration::ZERO,
+        samples,
+        failures: Vec::new(),
+        cut: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let (short, whole) = (report.markdown(true), report.markdown(false));
+    assert!(
+        short.contains("| both") && !short.contains("| alone"),
+        "{short}"
+    );
+    assert!(
+        whole.contains("| both") && whole.contains("| alone"),
+        "{whole}"
+    );
+    assert!(
+        short.contains("the node proxies: --pacing system"),
+        "{short}"
+    );
+    assert!(short.contains("congestion control "), "{short}");
 }
 
 #[test]
