@@ -25,7 +25,7 @@ use crate::{
     netns::{NamespaceHandle, OpenNamespaceError, SocketPurpose, SocketStock},
     outbound,
     plane::{ByteFlow, Direction, Plane, Tasks},
-    pods::PodDescriptor,
+    pods::{PodDescriptor, PodSockmap},
     policy::{self, Sessions},
     pump::{Joiner, PumpContext},
     tunnel::{self, Dialer, OpenTunnelError, TunnelPool},
@@ -78,6 +78,7 @@ impl PodProxy {
             netns_cookie: namespace.cookie(),
             addresses: &pod.addresses,
             inbound: &steered,
+            may_join: pod.sockmap == PodSockmap::Auto,
         })?;
         let pod = Pod::new(plane, pod, identity, namespace);
         pod.spawn(listeners);
@@ -216,7 +217,10 @@ impl Pod {
         };
         let clock = plane.svids.clock();
         let pool = TunnelPool::new(dial, clock, plane.settings.clone(), tasks.clone());
-        let joiner = joiner(&plane, &namespace);
+        let joiner = match descriptor.sockmap {
+            PodSockmap::Auto => joiner(&plane, &namespace),
+            PodSockmap::Off => None,
+        };
         let denied = ConnectionLimit::new(plane.settings.denied_per_pod_max);
         let context = |direction| PumpContext {
             joiner: joiner.clone(),

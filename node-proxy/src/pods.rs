@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{metrics::PodMetrics, published::Publisher};
 
 use care::{Carer, Report, Wanted};
-pub use descriptor::PodDescriptor;
+pub use descriptor::{PodDescriptor, PodSockmap};
 use directory::PodDirectory;
 pub use directory::{ReadPodError, ScanPodsError};
 pub use runner::{PodRunner, ProxyRunner, RunningPod, Stop};

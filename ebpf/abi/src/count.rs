@@ -177,6 +177,8 @@ numbered! {
         Unpaced = "unpaced",
         /// It was to get one, and the kernel refused: it paces.
         UnpaceFailed = "unpace_failed",
+        /// A socket was kept out of the sockmap: its pod is to have none there.
+        SocketExcluded = "socket_excluded",
         /// A verdict found no room: nobody reads.
         EventDropped = "event_dropped",
     }

@@ -33,6 +33,9 @@ pub const POD_EGRESS_PROXIED: u32 = 1 << 2;
 /// What reaches the pod goes through the node proxy even where the tables allow it.
 pub const POD_INGRESS_PROXIED: u32 = 1 << 3;
 
+/// Sockets of the pod's applications stay out of the sockmap. Said when the pod is captured, whatever policy says of it.
+pub const POD_WITHOUT_SOCKMAP: u32 = 1 << 31;
+
 /// Bits of a port's key before the port: the set, the protocol and the reserved byte.
 pub const PORT_KEY_FIXED_BITS: u32 = 48;
 /// Bits of a whole port's key.

@@ -12,7 +12,10 @@ use std::{
 
 use aya::maps::MapError;
 use rustix::net::getsockname;
-use tulle_abi::{Address, FAMILY_V4, FAMILY_V6, ListenerKey, PodAddressKey, PodSettings, PodValue};
+use tulle_abi::{
+    Address, FAMILY_V4, FAMILY_V6, ListenerKey, POD_WITHOUT_SOCKMAP, PodAddressKey, PodSettings,
+    PodValue,
+};
 
 use crate::{
     CapturePodError, PodCapture, ReleasePodError,
@@ -228,7 +231,11 @@ fn pod_value(pod: &PodCapture<'_>, subject: Subject) -> PodValue {
         has_more: u32::from(pod.addresses.len() > addresses.len()),
         addresses,
         identity: subject.identity,
-        flags: subject.flags,
+        flags: subject.flags
+            | match pod.may_join {
+                true => 0,
+                false => POD_WITHOUT_SOCKMAP,
+            },
     }
 }
 

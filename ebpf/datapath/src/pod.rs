@@ -21,6 +21,8 @@ pub struct PodCapture<'a> {
     pub addresses: &'a [IpAddr],
     /// The proxy's listeners for inbound plaintext in that namespace, one for each family.
     pub inbound: &'a [BorrowedFd<'a>],
+    /// Whether sockets of its applications may enter the sockmap, where the node's mode lets any.
+    pub may_join: bool,
 }
 
 /// The kernel's number for a network namespace; never reused until the machine reboots.

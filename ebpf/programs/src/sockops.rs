@@ -10,15 +10,15 @@ use aya_ebpf::{
 use tulle_abi::{
     Address, Endpoint, FAMILY_V4, MEMBER_JOINED, Membership, NOTE_ACCEPTED, NOTE_ANNOUNCING,
     NOTE_DIRECT, NOTE_PROXIED, NOTE_PROXIED_OUTSIDE, NOTE_TRANSLATED, OriginalKey, OriginalValue,
-    Program, Reason, SIDE_APPLICATION, SIDE_PROXY, SOCKMAP_FULL, SOCKMAP_OFF, SocketNote,
-    SocketPointer, TupleKey,
+    POD_WITHOUT_SOCKMAP, Program, Reason, SIDE_APPLICATION, SIDE_PROXY, SOCKMAP_FULL, SOCKMAP_OFF,
+    SocketNote, SocketPointer, TupleKey,
 };
 
 use crate::{
     count::count,
     failure, kernel,
     maps::{
-        ANNOUNCED, APPLICATIONS, DIRECTS, JOINED, NOTES, ORIGINALS, PARENTS, PEERS, PROXIES,
+        ANNOUNCED, APPLICATIONS, DIRECTS, JOINED, NOTES, ORIGINALS, PARENTS, PEERS, PODS, PROXIES,
         SOCKETS, evict,
     },
     pace::unpace,
@@ -213,6 +213,11 @@ fn established_passive(ctx: &SockOpsContext) {
 fn join_application(ctx: &SockOpsContext, sock: kernel::Pointer, is_nonblocking: bool) {
     if !is_nonblocking {
         count(Program::Sockops, Reason::SocketBlocking);
+        return;
+    }
+    let pod = unsafe { PODS.get(netns_cookie(ctx)) };
+    if pod.is_some_and(|pod| pod.flags & POD_WITHOUT_SOCKMAP != 0) {
+        count(Program::Sockops, Reason::SocketExcluded);
         return;
     }
     let key = key_of(ctx, local(ctx), remote(ctx));

@@ -18,7 +18,7 @@ use crate::{
     kernel_sync::{KernelSyncStatus, table::NodeView},
     metrics::{ControlMetrics, ProcessCollector, QueryOutcome},
     plane::InboundMode,
-    pods::{PodDescriptor, PodState, PodStatus, PodsView},
+    pods::{PodDescriptor, PodSockmap, PodState, PodStatus, PodsView},
     published::{Published, Publisher},
     testing::{Fixture, pod, service, serving},
     xds::{ViewOrigin, XdsStatus},
@@ -198,6 +198,7 @@ async fn the_dump_is_json_without_keys() {
         netns: "/run/netns/r".into(),
         nameservers: Vec::new(),
         search: Vec::new(),
+        sockmap: PodSockmap::Auto,
     };
     let status = PodStatus {
         descriptor,

@@ -27,6 +27,20 @@ pub struct PodDescriptor {
     /// The pod's DNS search list.
     #[serde(default)]
     pub search: Vec<String>,
+    /// Whether its applications' sockets may enter the sockmap (the annotation `mesh.tulle.io/sockmap`).
+    #[serde(default)]
+    pub sockmap: PodSockmap,
+}
+
+/// What a pod says of the sockmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodSockmap {
+    /// As the node's mode has it (`--sockmap`).
+    #[default]
+    Auto,
+    /// Not this pod's.
+    Off,
 }
 
 impl PodDescriptor {

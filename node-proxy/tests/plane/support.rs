@@ -30,7 +30,7 @@ use tulle_node_proxy::{
     netns::NamespaceHandle,
     plane::{Kernel, Plane, PlaneMetrics, PlaneSettings, Ports, SharedState},
     pod::PodProxy,
-    pods::PodDescriptor,
+    pods::{PodDescriptor, PodSockmap},
     policy::{PolicyMetrics, PolicyView},
     published::{Published, Publisher},
 };
@@ -207,6 +207,7 @@ impl Node {
             netns: site.netns,
             nameservers: Vec::new(),
             search: Vec::new(),
+            sockmap: PodSockmap::Auto,
         };
         let proxy = PodProxy::start(Arc::clone(&plane), pod).await.unwrap();
         Node {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use tulle_abi::{PODS_MAX, PodValue};
+use tulle_abi::{POD_WITHOUT_SOCKMAP, PODS_MAX, PodValue};
 
 use super::{Pods, Subject, uid_hash};
 use crate::{
@@ -22,7 +22,7 @@ impl Pods {
             None => match self.pods.get(&Raw(netns), 0) {
                 Ok(Raw(held)) if held.uid_hash == uid_hash(uid) => Subject {
                     identity: held.identity,
-                    flags: held.flags,
+                    flags: held.flags & !POD_WITHOUT_SOCKMAP,
                 },
                 _ => Subject::default(),
             },
@@ -96,7 +96,8 @@ impl Pods {
             };
             let value = PodValue {
                 identity: subject.identity,
-                flags: subject.flags,
+                // What its capture said stays.
+                flags: subject.flags | pod.flags & POD_WITHOUT_SOCKMAP,
                 ..pod
             };
             if value != pod {

@@ -59,6 +59,8 @@ pub(crate) struct Pod {
     pub(crate) v4: Ipv4Addr,
     pub(crate) v6: Ipv6Addr,
     pub(crate) cookie: NetnsCookie,
+    /// See [`PodCapture::may_join`].
+    pub(crate) may_join: bool,
     netns: Arc<OwnedFd>,
     pods_cgroup: PathBuf,
     proxy_cgroup: PathBuf,
@@ -143,6 +145,7 @@ impl Rig {
             v4,
             v6,
             cookie,
+            may_join: true,
             netns: Arc::new(netns),
             pods_cgroup: self.settings.capture_cgroup.clone(),
             proxy_cgroup: self.settings.proxy_cgroup.clone(),
@@ -254,6 +257,7 @@ impl Pod {
                 netns_cookie: self.cookie,
                 addresses: &[IpAddr::V4(self.v4), IpAddr::V6(self.v6)],
                 inbound: &[listeners.inbound_v4.as_fd(), listeners.inbound_v6.as_fd()],
+                may_join: self.may_join,
             })
             .unwrap_or_else(|err| panic!("{}", chain(&err)));
     }

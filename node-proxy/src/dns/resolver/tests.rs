@@ -30,7 +30,7 @@ use crate::{
     health::{Failure, Health, Witness},
     metrics::{DnsMetrics, QueryOutcome},
     netns::NamespaceHandle,
-    pods::PodDescriptor,
+    pods::{PodDescriptor, PodSockmap},
     published::Published,
     testing::{Fixture, pod, service, serving},
 };
@@ -103,6 +103,7 @@ fn descriptor() -> PodDescriptor {
         netns: "/proc/self/ns/net".into(),
         nameservers: Vec::new(),
         search: Vec::new(),
+        sockmap: PodSockmap::Auto,
     }
 }
 

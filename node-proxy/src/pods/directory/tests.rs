@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
 use super::{Marker, PodDirectory, ScanPodsError, read_pod};
+use crate::pods::PodSockmap;
 
 const POD: &str = r#"{"uid":"u-1","name":"x-wing","namespace":"default","serviceAccount":"x-wing",
     "addresses":["10.1.1.5","fd00:10:1:1::5"],"netns":"/run/netns/x","nameservers":["172.20.1.10"],
@@ -88,6 +89,24 @@ fn each_field_is_checked() {
     );
     check(POD.replace("/run/netns/x", "netns"), "netns");
     check(" ".repeat(70_000), "longer than");
+    check(
+        POD.replace(r#"{"uid""#, r#"{"sockmap":"on","uid""#),
+        "does not describe a pod",
+    );
+}
+
+#[test]
+fn a_pod_may_do_without_the_sockmap() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("default_x-wing.json");
+    let read = |content: &str| {
+        fs::write(&path, content).unwrap();
+        read_pod("default_x-wing", &path).unwrap().sockmap
+    };
+    assert_eq!(read(POD), PodSockmap::Auto);
+    let with = |mode| POD.replace(r#"{"uid""#, &format!(r#"{{"sockmap":"{mode}","uid""#));
+    assert_eq!(read(&with("off")), PodSockmap::Off);
+    assert_eq!(read(&with("auto")), PodSockmap::Auto);
 }
 
 #[test]

@@ -359,6 +359,8 @@ impl Controller {
             return self.log(&format!("{key}: its specification is not one"));
         };
         let uid = object.uid().to_owned();
+        let sockmap = object.text(&["metadata", "annotations", SOCKMAP_ANNOTATION]);
+        let sockmap = sockmap.map(str::to_owned);
         let Some(host) = self.host_for(key, &uid, &node) else {
             return self.log(&format!("{key}: node {} has no free address", node.name));
         };
@@ -386,6 +388,7 @@ impl Controller {
             key: key.clone(),
             uid,
             spec,
+            sockmap,
             host,
             shared,
         };
@@ -432,3 +435,5 @@ pub(super) fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
 }
 
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// `off` on a pod keeps its sockets out of the sockmap. Read when the pod is made.
+const SOCKMAP_ANNOTATION: &str = "mesh.tulle.io/sockmap";

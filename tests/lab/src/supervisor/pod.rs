@@ -45,6 +45,8 @@ pub(super) struct PodRun {
     pub(super) key: ObjectKey,
     pub(super) uid: String,
     pub(super) spec: PodSpec,
+    /// What the pod says of the sockmap, by annotation.
+    pub(super) sockmap: Option<String>,
     pub(super) host: u8,
     pub(super) shared: Arc<Shared>,
 }
@@ -247,7 +249,7 @@ impl PodRun {
             .service_account_name
             .as_deref()
             .unwrap_or(DEFAULT_SERVICE_ACCOUNT);
-        json!({
+        let mut text = json!({
             "uid": self.uid,
             "name": self.key.name,
             "namespace": self.key.namespace,
@@ -256,8 +258,12 @@ impl PodRun {
             "netns": netns::path(&self.namespace()),
             "nameservers": [self.cluster.dns()],
             "search": self.search(),
-        })
-        .to_string()
+        });
+        // What it means, and whether it means anything, the proxy decides.
+        if let Some(sockmap) = &self.sockmap {
+            text["sockmap"] = json!(sockmap);
+        }
+        text.to_string()
     }
 
     fn search(&self) -> Vec<String> {
