@@ -5,6 +5,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -286,14 +290,23 @@ impl Etcd {
     }
 }
 
-/// Free now; etcd takes no socket that somebody else opened, so a race is possible, though not likely.
+/// A port that nobody gets by chance: a connection of another test could have a port of the kernel's own range while this etcd is down.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    // Each process of tests begins elsewhere.
+    static TURN: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id() * 64));
+    let ports = || {
+        let turn = TURN.fetch_add(1, Ordering::Relaxed);
+        u16::try_from(turn % PORTS_LEN).unwrap() + PORTS_START
+    };
+    std::iter::repeat_with(ports)
+        .take(1_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port below those that the kernel gives (ip_local_port_range)")
 }
+
+/// Below 32,768, where Linux begins to give ports to connections.
+const PORTS_START: u16 = 20_000;
+const PORTS_LEN: u32 = 12_000;
 
 /// A root, a server's certificate for 127.0.0.1, and one client certificate for each user by common name.
 pub(crate) fn make_certificates(directory: &Path) {
