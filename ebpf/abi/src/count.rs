@@ -115,8 +115,14 @@ numbered! {
         SocketLeft = "socket_left",
         /// A connection was kept out of the sockmap: one of its ends is gone.
         SocketGone = "socket_gone",
+        /// A socket was kept out of the sockmap: its pod is to have none there.
+        SocketExcluded = "socket_excluded",
         /// A socket that had to leave the sockmap before its call could wait did not in time: the call may fail with `EAGAIN`.
         EvictionLate = "eviction_late",
+        /// A connection inside the node got a congestion control that does not pace.
+        Unpaced = "unpaced",
+        /// It was to get one, and the kernel refused: it paces.
+        UnpaceFailed = "unpace_failed",
         /// Bytes went straight to the peer's queue.
         Redirected = "redirected",
         /// The peer is not in the sockmap, or may not be redirected to.
@@ -173,12 +179,6 @@ numbered! {
         EventTold = "event_told",
         /// A verdict was not told: there are enough of them in this second.
         EventLimited = "event_limited",
-        /// A connection inside the node got a congestion control that does not pace.
-        Unpaced = "unpaced",
-        /// It was to get one, and the kernel refused: it paces.
-        UnpaceFailed = "unpace_failed",
-        /// A socket was kept out of the sockmap: its pod is to have none there.
-        SocketExcluded = "socket_excluded",
         /// A verdict found no room: nobody reads.
         EventDropped = "event_dropped",
     }

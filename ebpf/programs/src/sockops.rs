@@ -189,6 +189,9 @@ fn established_passive(ctx: &SockOpsContext) {
         // It may join later; its end must be seen.
         watch(ctx, WATCH_STATE);
     }
+    if !joins_early() && settings::unpaced() == 0 {
+        return;
+    }
     let is_direct = !is_announced && unsafe { DIRECTS.get(direct_key(local, remote)) }.is_some();
     if !is_announced && !is_direct {
         return;

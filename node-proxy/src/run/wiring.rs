@@ -292,19 +292,12 @@ fn xds_client(
 
 fn plane_settings(config: &Config) -> PlaneSettings {
     let defaults = PlaneSettings::default();
-    let congestion = match config.pacing {
-        Pacing::Auto => Congestion::of_system().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the system's congestion control cannot be read: connections to other nodes keep it");
-            None
-        }),
-        Pacing::System => None,
-    };
     PlaneSettings {
         lanes_per_destination_max: match config.lanes {
             Lanes::On => defaults.lanes_per_destination_max,
             Lanes::Off => 0,
         },
-        congestion,
+        congestion: congestion(config),
         inbound_mode: config.inbound,
         host_addresses: config.host_addresses.clone(),
         denied_look: match config.denied {
@@ -315,6 +308,17 @@ fn plane_settings(config: &Config) -> PlaneSettings {
     }
 }
 
+/// What to do about pacing; `None` where the system does not pace, or is to have its way.
+fn congestion(config: &Config) -> Option<Congestion> {
+    if config.pacing == Pacing::System {
+        return None;
+    }
+    Congestion::of_system().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the system's congestion control cannot be read: all connections keep it");
+        None
+    })
+}
+
 pub(super) fn datapath_settings(config: &Config) -> DatapathSettings {
     let ports = Ports::default();
     DatapathSettings {
@@ -322,7 +326,8 @@ pub(super) fn datapath_settings(config: &Config) -> DatapathSettings {
         capture_cgroup: config.capture_cgroup.clone(),
         proxy_cgroup: config.proxy_cgroup.clone(),
         sockmap: config.sockmap,
-        pacing: config.pacing,
+        // A kernel whose default does not pace need not be asked at each connection.
+        pacing: congestion(config).map_or(Pacing::System, |_| Pacing::Auto),
         dns_capture: true,
         ports: CapturePorts {
             outbound: ports.outbound,

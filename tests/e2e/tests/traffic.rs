@@ -1,6 +1,8 @@
 //! Every byte arrives and every close is seen as without the mesh: on one node, between nodes, between clusters; with every way in which the
 //! mesh makes connections faster, and with each of them switched off.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use tulle_e2e::{
     fast_paths::{FastPath, Uses},
@@ -41,6 +43,11 @@ fn every_byte_and_every_close_is_as_without_mesh() -> Result<()> {
     ensure!(
         used.lanes && !used.tls_on_one_node,
         "fast paths were not taken: {used:?}"
+    );
+    let system = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
+    ensure!(
+        used.unpaced == system.starts_with("bbr"),
+        "the system's default is {system}, and {used:?}"
     );
     Ok(())
 }

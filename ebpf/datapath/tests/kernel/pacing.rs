@@ -73,13 +73,9 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Connects once in each way; every socket asks for `name` before it connects or listens, or keeps the system's default.
-    fn connect(&self, name: Option<&str>, server: SocketAddr) -> Ends {
-        let choose = |socket: &Socket| {
-            if let Some(name) = name {
-                socket.set_tcp_congestion(name.as_bytes()).unwrap();
-            }
-        };
+    /// Connects once in each way; every socket has `name` before it connects or listens.
+    fn connect(&self, name: &str, server: SocketAddr) -> Ends {
+        let choose = |socket: &Socket| socket.set_tcp_congestion(name.as_bytes()).unwrap();
         let listener: TcpListener = self.server.run(|| {
             let socket = stream_socket(server);
             choose(&socket);
@@ -87,11 +83,7 @@ impl<'a> Stage<'a> {
             socket.listen(8).unwrap();
             socket.into()
         });
-        if let Some(name) = name {
-            SockRef::from(&self.listeners.outbound_v4)
-                .set_tcp_congestion(name.as_bytes())
-                .unwrap();
-        }
+        choose(&SockRef::from(&self.listeners.outbound_v4));
         let application = |pod: &Pod, target: SocketAddr| -> TcpStream {
             pod.run(|| {
                 let socket = stream_socket(target);
@@ -129,7 +121,7 @@ fn connections_inside_the_node_are_not_paced() {
     let datapath = rig.open();
     let stage = Stage::new(&rig, &datapath);
     for server in [at(stage.server.v4, 0), at(stage.server.v6, 0)] {
-        let ends = stage.connect(Some("bbr"), server);
+        let ends = stage.connect("bbr", server);
         assert_eq!(ends.congestion(), ["reno"; 6], "{server}");
     }
     assert_eq!(count(&datapath, "sockops", "unpaced"), 12);
@@ -141,7 +133,7 @@ fn who_does_not_pace_keeps_its_choice() {
     let rig = Rig::new("unpaced_choice");
     let datapath = rig.open();
     let stage = Stage::new(&rig, &datapath);
-    let ends = stage.connect(Some("cubic"), at(stage.server.v4, 0));
+    let ends = stage.connect("cubic", at(stage.server.v4, 0));
     assert_eq!(ends.congestion(), ["cubic"; 6]);
     assert_eq!(count(&datapath, "sockops", "unpaced"), 0);
 }
@@ -152,7 +144,7 @@ fn the_systems_default_stays_where_that_is_wanted() {
     rig.settings.pacing = Pacing::System;
     let datapath = rig.open();
     let stage = Stage::new(&rig, &datapath);
-    let ends = stage.connect(Some("bbr"), at(stage.server.v4, 0));
+    let ends = stage.connect("bbr", at(stage.server.v4, 0));
     assert_eq!(ends.congestion(), ["bbr"; 6]);
 }
 
