@@ -70,9 +70,13 @@ pub fn new_stream_socket(domain: Domain, purpose: SocketPurpose) -> io::Result<S
 fn set_up(socket: &Socket, purpose: SocketPurpose) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     match purpose {
-        SocketPurpose::Application => socket.set_linger(RESET_AT_CLOSE),
+        SocketPurpose::Application => {
+            sys::tell_what_is_left(socket)?;
+            socket.set_linger(RESET_AT_CLOSE)
+        }
         SocketPurpose::Plaintext => {
             set_keepalive(socket)?;
+            sys::tell_what_is_left(socket)?;
             socket.set_linger(RESET_AT_CLOSE)
         }
         SocketPurpose::Tunnel {

@@ -1,10 +1,13 @@
 //! The socket options that no safe wrapper offers. Nothing here decides anything.
 
-#![expect(unsafe_code, reason = "setsockopt and ioctl without a safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "setsockopt, ioctl and recvmsg without a safe wrapper"
+)]
 
 use std::{
-    io,
-    mem::size_of,
+    io::{self, IoSliceMut},
+    mem::{offset_of, size_of},
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
@@ -26,6 +29,54 @@ pub(crate) fn unacknowledged_len(socket: &impl AsFd) -> io::Result<usize> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Has the kernel say with each read what it still has (`TCP_INQ`, Linux 4.18); see [`receive`]. Accepted sockets inherit it.
+pub(crate) fn tell_what_is_left(socket: &impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_INQ, 1)
+}
+
+/// What one read gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) len: usize,
+    /// Bytes that can be read at once; the end of the stream counts as one. `None` where the kernel does not say: the socket was not
+    /// asked by [`tell_what_is_left`], or the bytes came through the sockmap.
+    pub(crate) left: Option<usize>,
+}
+
+impl Received {
+    /// Whether the next read would find nothing, not even the end.
+    pub(crate) fn is_last(self) -> bool {
+        self.len > 0 && self.left == Some(0)
+    }
+}
+
+/// Reads into `slices`, one after the other.
+pub(crate) fn receive(socket: &impl AsFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<Received> {
+    // SAFETY: both are plain data, for which zeroes are valid.
+    let (mut told, mut message): (Told, libc::msghdr) = unsafe { std::mem::zeroed() };
+    message.msg_iov = slices.as_mut_ptr().cast();
+    message.msg_iovlen = slices.len();
+    message.msg_control = (&raw mut told).cast();
+    message.msg_controllen = size_of::<Told>();
+    // SAFETY: the descriptor is borrowed for the call; `IoSliceMut` has the layout of `iovec`; both pointers are to live, writable
+    // memory of the lengths beside them.
+    let len = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, 0) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    let header = &told.header;
+    let is_told = header.cmsg_level == libc::IPPROTO_TCP
+        && header.cmsg_type == libc::TCP_CM_INQ
+        && header.cmsg_len >= offset_of!(Told, left) + size_of::<libc::c_int>();
+    let left = is_told.then(|| usize::try_from(told.left).ok()).flatten();
+    Ok(Received { len, left })
+}
+
+/// A control message of one int. Its data follow the header without a gap, on 64-bit machines (`CMSG_DATA`).
+#[repr(C)]
+struct Told {
+    header: libc::cmsghdr,
+    left: libc::c_int,
 }
 
 /// How long a connection's round trips take.

@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use super::JoinEnds;
-use crate::{netns::sys, tunnel::slots};
+use crate::{
+    netns::sys::{self, Received, receive},
+    tunnel::slots,
+};
 
 /// The proxy's socket to an application.
 ///
@@ -102,23 +105,19 @@ impl AppSocket {
 
     /// Reads what the kernel gives at once. Less than the buffer holds does not mean that nothing is left.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.try_read(buffer)
+        let received = self.read(&mut [IoSliceMut::new(buffer)])?;
+        Ok(received.len)
     }
 
-    /// Reads until the buffer is full or the socket is empty. Never trusts a short read: a socket that the kernel joined to another
-    /// holds two queues, and a read may empty only the first.
+    /// Reads until the buffer is full or the socket is empty.
     pub(super) fn fill(&self, buffer: &mut [u8]) -> (usize, FillEnd) {
         let mut filled = 0;
         loop {
             let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
                 return (filled, FillEnd::Full);
             };
-            match self.stream.try_read(rest) {
-                Ok(0) => return (filled, FillEnd::Finished),
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return (filled, FillEnd::Empty),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return (filled, FillEnd::Broken),
+            if let Some(end) = settle(&mut filled, self.read(&mut [IoSliceMut::new(rest)])) {
+                return (filled, end);
             }
         }
     }
@@ -146,13 +145,31 @@ impl AppSocket {
             let Some(rest) = first.and_then(|first| slices.get_mut(first..count)) else {
                 return (filled, FillEnd::Full);
             };
-            match self.stream.try_read_vectored(rest) {
-                Ok(0) => return (filled, FillEnd::Finished),
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return (filled, FillEnd::Empty),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return (filled, FillEnd::Broken),
+            if let Some(end) = settle(&mut filled, self.read(rest)) {
+                return (filled, end);
             }
+        }
+    }
+
+    /// Reads once.
+    ///
+    /// A short read says nothing: a socket that the kernel joined to another holds two queues, and urgent data cut a read in two. So
+    /// the kernel is asked to say what is left; when that is nothing, the runtime is told so within the look at its readiness, and
+    /// whatever comes meanwhile is an event that it does not forget.
+    fn read(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<Received> {
+        let mut received = None;
+        let outcome = self.stream.try_io(Interest::READABLE, || {
+            let got = receive(&self.stream, slices)?;
+            received = Some(got);
+            match got.is_last() {
+                true => Err(ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        });
+        match (received, outcome) {
+            (Some(received), _) => Ok(received),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Err(ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -213,6 +230,22 @@ impl AppSocket {
                 .all(|f| !f.revents().intersects(PollFlags::HUP | PollFlags::ERR)),
             Err(_) => false,
         }
+    }
+}
+
+/// Adds what a read gave; says why it is the last one for now, if it is.
+fn settle(filled: &mut usize, read: io::Result<Received>) -> Option<FillEnd> {
+    match read {
+        Ok(received) => {
+            *filled += received.len;
+            match received.len {
+                0 => Some(FillEnd::Finished),
+                _ => received.is_last().then_some(FillEnd::Empty),
+            }
+        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Some(FillEnd::Empty),
+        Err(e) if e.kind() == ErrorKind::Interrupted => None,
+        Err(_) => Some(FillEnd::Broken),
     }
 }
 

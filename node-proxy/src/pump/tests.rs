@@ -6,7 +6,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
-use super::*;
+use super::{socket::FillEnd, *};
 use crate::netns::{SocketPurpose, new_stream_socket};
 
 /// An application and the proxy's socket to it.
@@ -63,6 +63,61 @@ async fn a_reset_comes_after_what_was_written() {
     assert_eq!(got.len(), bytes.len());
 }
 
+/// Waits until the kernel has given the proxy everything that the application sent.
+async fn delivered(application: &TcpStream) {
+    while crate::netns::sys::unacknowledged_len(application).unwrap() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits for readiness and fills a buffer.
+async fn filled(proxy: &AppSocket) -> (Vec<u8>, FillEnd) {
+    poll_fn(|cx| proxy.poll_read_ready(cx)).await.unwrap();
+    let mut buffer = vec![0; 4096];
+    let (len, end) = proxy.fill(&mut buffer);
+    buffer.truncate(len);
+    (buffer, end)
+}
+
+#[tokio::test]
+async fn an_emptied_socket_is_not_ready_until_more_comes() {
+    let (mut application, proxy) = application().await;
+    for round in 0..3 {
+        application.write_all(&[round; 100]).await.unwrap();
+        let (bytes, end) = filled(&proxy).await;
+        assert_eq!(bytes, vec![round; 100]);
+        assert!(matches!(end, FillEnd::Empty));
+        // Nobody has looked in vain, and it is known all the same.
+        let ready = poll_fn(|cx| Poll::Ready(proxy.poll_read_ready(cx))).await;
+        assert!(ready.is_pending());
+    }
+}
+
+#[tokio::test]
+async fn the_end_is_seen_with_the_last_bytes() {
+    let (mut application, proxy) = application().await;
+    application.write_all(&[7; 100]).await.unwrap();
+    application.shutdown().await.unwrap();
+    delivered(&application).await;
+    let (bytes, end) = filled(&proxy).await;
+    assert_eq!(bytes, vec![7; 100]);
+    assert!(matches!(end, FillEnd::Finished));
+}
+
+#[tokio::test]
+async fn urgent_data_hold_nothing_back() {
+    let (mut application, proxy) = application().await;
+    application.write_all(b"before").await.unwrap();
+    let urgent = SockRef::from(&application).send_out_of_band(b"!").unwrap();
+    assert_eq!(urgent, 1);
+    application.write_all(b"after").await.unwrap();
+    delivered(&application).await;
+    let (bytes, end) = filled(&proxy).await;
+    // A reader that does not ask for urgent data never sees the byte itself.
+    assert_eq!(bytes, b"beforeafter");
+    assert!(matches!(end, FillEnd::Empty));
+}
+
 #[tokio::test]
 async fn a_relay_carries_both_ways_and_half_closes() {
     let (mut a, proxy_a) = application().await;
@@ -104,9 +159,7 @@ async fn a_relay_passes_resets_after_the_bytes_before_them() {
             let mut breaker = breaker;
             breaker.write_all(&vec![1; 100_000]).await.unwrap();
             // All of it is in the proxy's kernel buffer: acknowledged, so the reset takes nothing away.
-            while crate::netns::sys::unacknowledged_len(&breaker).unwrap() > 0 {
-                tokio::task::yield_now().await;
-            }
+            delivered(&breaker).await;
             SockRef::from(&breaker)
                 .set_linger(Some(Duration::ZERO))
                 .unwrap();
