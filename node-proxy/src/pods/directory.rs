@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    error::Error,
     fs, io,
     io::Read,
     path::{Path, PathBuf},
@@ -175,11 +176,17 @@ fn read_pod(key: &str, path: &Path) -> Result<PodDescriptor, ReadPodError> {
             path: path.to_owned(),
         });
     }
+    let mut json = serde_json::Deserializer::from_slice(&text);
+    // The error names the field.
     let descriptor: PodDescriptor =
-        serde_json::from_slice(&text).map_err(|source| ReadPodError::Parse {
+        serde_path_to_error::deserialize(&mut json).map_err(|source| ReadPodError::Parse {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
+    json.end().map_err(|source| ReadPodError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
     let invalid = |field, expected| ReadPodError::Field {
         path: path.to_owned(),
         field,
@@ -262,7 +269,7 @@ pub enum ReadPodError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: serde_json::Error,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A field has a value that no pod has.
     #[error("{} has a wrong {field}: expected {expected}", path.display())]

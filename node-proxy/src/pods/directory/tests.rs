@@ -1,7 +1,7 @@
 use std::{fs, path::Path};
 
 use super::{Marker, PodDirectory, ScanPodsError, read_pod};
-use crate::pods::PodSockmap;
+use crate::{pods::PodSockmap, run::chain};
 
 const POD: &str = r#"{"uid":"u-1","name":"x-wing","namespace":"default","serviceAccount":"x-wing",
     "addresses":["10.1.1.5","fd00:10:1:1::5"],"netns":"/run/netns/x","nameservers":["172.20.1.10"],
@@ -70,7 +70,7 @@ fn each_field_is_checked() {
     let check = |content: String, expected: &str| {
         let path = dir.path().join("default_x-wing.json");
         fs::write(&path, content).unwrap();
-        let error = read_pod("default_x-wing", &path).unwrap_err().to_string();
+        let error = chain(&read_pod("default_x-wing", &path).unwrap_err());
         assert!(error.contains(expected), "{error}");
     };
     check(POD.replace("u-1", "../x"), "uid");
@@ -91,8 +91,9 @@ fn each_field_is_checked() {
     check(" ".repeat(70_000), "longer than");
     check(
         POD.replace(r#"{"uid""#, r#"{"sockmap":"on","uid""#),
-        "does not describe a pod",
+        "does not describe a pod: sockmap: unknown variant `on`, expected `auto` or `off`",
     );
+    check(format!("{POD} {{}}"), "trailing characters");
 }
 
 #[test]
