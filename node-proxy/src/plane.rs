@@ -14,7 +14,9 @@ use tulle_model::{ClusterName, Directory, TrustDomain};
 
 pub use kernel::Kernel;
 pub(crate) use metrics::GaugeGuard;
-pub use metrics::{ByteFlow, Direction, PlaneMetrics, Security, Transport, TunnelSide};
+pub use metrics::{
+    ByteFlow, Direction, PacingDecision, PlaneMetrics, Security, Transport, TunnelSide,
+};
 pub use settings::{DeniedLook, InboundMode, PlaneSettings, Ports};
 pub(crate) use tasks::Tasks;
 

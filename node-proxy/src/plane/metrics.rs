@@ -87,6 +87,26 @@ pub struct HandshakeLabels {
     pub reason: &'static str,
 }
 
+/// Labels of how lanes send, on a system whose default paces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PacingLabels {
+    /// Which end.
+    pub side: TunnelSide,
+    /// What was decided.
+    pub decision: PacingDecision,
+}
+
+/// How a lane sends, on a system whose default paces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum PacingDecision {
+    /// Without pacing, when it began.
+    Unpaced,
+    /// Paced from the start: the peer is far.
+    Far,
+    /// Paced from now on: a queue stands on the way.
+    Queue,
+}
+
 /// Labels of what exists per end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SideLabels {
@@ -134,6 +154,8 @@ pub struct PlaneMetrics {
     pub bytes: Family<ByteLabels, Counter>,
     /// Tunnel handshakes by outcome.
     pub tunnel_handshakes: Family<HandshakeLabels, Counter>,
+    /// Decisions to pace lanes or not; none where the system does not pace.
+    pub lane_pacing: Family<PacingLabels, Counter>,
     /// Open tunnels and lanes.
     pub tunnels: Family<TunnelLabels, Gauge>,
     /// Open streams in tunnels.
@@ -177,6 +199,11 @@ impl PlaneMetrics {
             "tunnel_handshakes",
             "Tunnel handshakes, by outcome",
             m.tunnel_handshakes.clone(),
+        );
+        registry.register(
+            "lane_pacing",
+            "Decisions to pace lanes or not, where the system's default paces",
+            m.lane_pacing.clone(),
         );
         registry.register("tunnels", "Open tunnels and lanes", m.tunnels.clone());
         registry.register(
@@ -231,6 +258,13 @@ impl PlaneMetrics {
             .inc();
     }
 
+    /// What counts decisions of one kind.
+    pub(crate) fn pacing_counter(&self, side: TunnelSide, decision: PacingDecision) -> Counter {
+        self.lane_pacing
+            .get_or_create(&PacingLabels { side, decision })
+            .clone()
+    }
+
     pub(crate) fn observe_connect(&self, direction: Direction, seconds: f64) {
         self.connect_seconds
             .get_or_create(&DirectionLabels { direction })
@@ -270,6 +304,7 @@ impl Default for PlaneMetrics {
             connect_retries: Counter::default(),
             bytes: Family::default(),
             tunnel_handshakes: Family::default(),
+            lane_pacing: Family::default(),
             tunnels: Family::default(),
             tunnel_streams: Family::default(),
             tunnel_handshake_seconds: Family::new_with_constructor(latency_histogram),

@@ -92,7 +92,8 @@ impl Lane {
         let counted = plane.metrics.tunnel_guard(side, Transport::Lane);
         let (io, sealer, opener) = tls.into_sealed()?;
         let congestion = plane.settings.congestion;
-        let pace = congestion.and_then(|congestion| Pace::of(io.socket(), congestion));
+        let pace = congestion
+            .and_then(|congestion| Pace::of(io.socket(), congestion, &plane.metrics, side));
         Ok(Box::new(Lane {
             socket: io.into_socket().map_err(LaneError::Io)?,
             sealer,

@@ -19,10 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::netns::sys::{self, RoundTrips};
+use crate::{
+    netns::sys::{self, RoundTrips},
+    plane::{PacingDecision, PlaneMetrics, TunnelSide},
+};
 
 /// The congestion controls of connections to other nodes, on a system whose default paces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,18 +84,31 @@ pub(super) struct Pace {
     unseen: usize,
     /// Since when every look has seen a queue.
     queued_since: Option<Instant>,
+    /// Counts lanes that are paced because of a queue.
+    queues: Counter,
 }
 
 impl Pace {
     /// For a lane whose handshake is over. `None` if it needs no watching: the peer is far, and the connection paced now.
-    pub(super) fn of(socket: &TcpStream, congestion: Congestion) -> Option<Self> {
+    pub(super) fn of(
+        socket: &TcpStream,
+        congestion: Congestion,
+        metrics: &PlaneMetrics,
+        side: TunnelSide,
+    ) -> Option<Self> {
+        let counter = |decision| metrics.pacing_counter(side, decision);
         match sys::round_trips(socket) {
-            Ok(seen) if seen.fastest <= NEAR_RTT_MAX => Some(Pace {
-                congestion,
-                unseen: 0,
-                queued_since: None,
-            }),
+            Ok(seen) if seen.fastest <= NEAR_RTT_MAX => {
+                counter(PacingDecision::Unpaced).inc();
+                Some(Pace {
+                    congestion,
+                    unseen: 0,
+                    queued_since: None,
+                    queues: counter(PacingDecision::Queue),
+                })
+            }
             Ok(_) | Err(_) => {
+                counter(PacingDecision::Far).inc();
                 congestion.settle(socket);
                 None
             }
@@ -107,6 +124,7 @@ impl Pace {
         self.unseen = 0;
         let stays_near = sys::round_trips(socket).is_ok_and(|seen| self.saw(seen, Instant::now()));
         if !stays_near {
+            self.queues.inc();
             self.congestion.settle(socket);
         }
         stays_near
@@ -217,6 +235,15 @@ mod tests {
         (client, server)
     }
 
+    fn watched(socket: &TcpStream, congestion: Congestion) -> Option<Pace> {
+        Pace::of(
+            socket,
+            congestion,
+            &PlaneMetrics::default(),
+            TunnelSide::Client,
+        )
+    }
+
     fn round_trips(fastest: u64, smoothed: u64, variation: u64) -> RoundTrips {
         RoundTrips {
             fastest: Duration::from_micros(fastest),
@@ -250,7 +277,7 @@ mod tests {
             (control(&client), control(&server)),
             ("cubic".into(), "cubic".into())
         );
-        assert!(Pace::of(&client, congestion).is_some(), "loopback is near");
+        assert!(watched(&client, congestion).is_some(), "loopback is near");
         congestion.settle(&client);
         assert_eq!(control(&client), "bbr");
         // Somebody else's choice stays.
@@ -263,7 +290,7 @@ mod tests {
     async fn stays_near() -> bool {
         let congestion = of_bbr();
         let (mut client, mut server) = connection(congestion).await;
-        let mut pace = Pace::of(&client, congestion).unwrap();
+        let mut pace = watched(&client, congestion).unwrap();
         let bytes = vec![7; 64 * 1024];
         let mut taken = vec![0; bytes.len()];
         let mut is_near = true;
@@ -275,6 +302,7 @@ mod tests {
         let seen = sys::round_trips(&client).unwrap();
         assert!(seen.fastest > Duration::ZERO && seen.fastest <= seen.smoothed);
         assert_eq!(control(&client), if is_near { "cubic" } else { "bbr" });
+        assert_eq!(pace.queues.get() > 0, !is_near);
         is_near
     }
 
@@ -293,7 +321,7 @@ mod tests {
     async fn only_a_queue_that_stands_has_a_lane_paced() {
         let congestion = of_bbr();
         let (client, _server) = connection(congestion).await;
-        let mut pace = Pace::of(&client, congestion).unwrap();
+        let mut pace = watched(&client, congestion).unwrap();
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
         assert!(pace.saw(round_trips(100, 2_100, 0), at(0)));
@@ -312,7 +340,7 @@ mod tests {
     async fn processors_that_are_short_are_no_queue() {
         let congestion = of_bbr();
         let (client, _server) = connection(congestion).await;
-        let mut pace = Pace::of(&client, congestion).unwrap();
+        let mut pace = watched(&client, congestion).unwrap();
         let began = Instant::now();
         for second in 0..10 {
             let now = began + Duration::from_secs(second);

@@ -16,7 +16,7 @@ pub enum FastPath {
     Sockmap,
     /// Pods of one node reach each other without a proxy between them.
     SameNode,
-    /// What stays on the node does not send by the clock, where the system's default does (BBR).
+    /// What stays on the node does not send by the clock, where the system's default does (BBR), nor do lanes to near nodes.
     Unpaced,
 }
 
@@ -29,8 +29,10 @@ pub struct Uses {
     pub hbone: bool,
     /// Some bytes went from socket to socket.
     pub sockmap: bool,
-    /// Some connection was not paced, on a system that paces.
+    /// Some connection inside the node was not paced, on a system that paces.
     pub unpaced: bool,
+    /// Some lane began without pacing, on a system that paces.
+    pub unpaced_lanes: bool,
     /// It was the server's end as well.
     pub tls_on_one_node: bool,
 }
@@ -70,7 +72,7 @@ impl FastPath {
             FastPath::Lanes => !uses.lanes && uses.hbone,
             FastPath::Sockmap => !uses.sockmap,
             FastPath::SameNode => uses.tls_on_one_node,
-            FastPath::Unpaced => !uses.unpaced,
+            FastPath::Unpaced => !uses.unpaced && !uses.unpaced_lanes,
         };
         ensure!(is_off, "{self:?} was switched off, and {uses:?}");
         Ok(())
@@ -94,6 +96,7 @@ impl Uses {
             hbone: tunnels("transport=\"Hbone\"") > 0,
             sockmap: sum("tulle_kernel_exits_total", &redirected) > 0,
             unpaced: sum("tulle_kernel_exits_total", &unpaced) > 0,
+            unpaced_lanes: sum("tulle_lane_pacing_total", &["decision=\"Unpaced\""]) > 0,
             tls_on_one_node: sum("tulle_connections_opened_total", &from_peers) > 0,
         })
     }

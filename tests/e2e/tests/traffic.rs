@@ -45,8 +45,9 @@ fn every_byte_and_every_close_is_as_without_mesh() -> Result<()> {
         "fast paths were not taken: {used:?}"
     );
     let system = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
+    let paces = system.starts_with("bbr");
     ensure!(
-        used.unpaced == system.starts_with("bbr"),
+        used.unpaced == paces && used.unpaced_lanes == paces,
         "the system's default is {system}, and {used:?}"
     );
     Ok(())
