@@ -17,10 +17,12 @@ use self::summary::Summary;
 use crate::{lock::RunLock, process::Run, say, setup, workspace::Workspace};
 
 /// Packages whose tests share the kernel, the processors' time or the lab's names: one test at a time.
-const SERIAL_PACKAGES: [&str; 4] = ["tulle-datapath", "tulle-lab", "tulle-bench", "tulle-e2e"];
+const SERIAL_PACKAGES: [&str; 4] = ["tulle-datapath", "tulle-lab", "tulle-bench", END_TO_END];
 
 /// Packages whose tests need the lab and the built programs.
-const LAB_PACKAGES: [&str; 2] = ["tulle-bench", "tulle-e2e"];
+const LAB_PACKAGES: [&str; 2] = ["tulle-bench", END_TO_END];
+
+const END_TO_END: &str = "tulle-e2e";
 
 const COMPILE_LIMIT: Duration = Duration::from_mins(40);
 const PROGRAM_LIMIT: Duration = Duration::from_mins(20);
@@ -32,6 +34,18 @@ pub(crate) struct Options {
     /// Leaves out the end-to-end tests
     #[arg(long)]
     unit_only: bool,
+    /// Runs the end-to-end tests alone, with this way to be fast switched off in every lab
+    #[arg(long, value_parser = ["lanes", "sockmap", "same-node", "unpaced"], conflicts_with = "unit_only")]
+    without: Option<String>,
+}
+
+impl Options {
+    fn wants(&self, package: &str) -> bool {
+        match self.without {
+            Some(_) => package == END_TO_END,
+            None => !(self.unit_only && LAB_PACKAGES.contains(&package)),
+        }
+    }
 }
 
 /// A compiled test program.
@@ -55,13 +69,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
     let mut summary = Summary::default();
     for program in &programs {
-        if options.unit_only && LAB_PACKAGES.contains(&program.package.as_str()) {
+        if !options.wants(&program.package) {
             continue;
         }
         say::heading(format_args!("{} {}", program.package, program.target));
         run_program(workspace, program, options, &mut summary);
     }
-    if options.filter.is_none() {
+    if options.filter.is_none() && options.without.is_none() {
         say::heading("examples in the documentation");
         run_doc_tests(workspace, &mut summary);
     }
@@ -99,7 +113,7 @@ fn compile(workspace: &Workspace) -> Result<Vec<TestProgram>> {
     programs.sort_by_key(|program| {
         (
             is_serial(program),
-            program.package == "tulle-e2e",
+            program.package == END_TO_END,
             program.package.clone(),
             program.target.clone(),
         )
@@ -162,6 +176,9 @@ fn run_program(
         .limit(PROGRAM_LIMIT);
     if is_serial(program) {
         run = run.arg("--test-threads=1");
+    }
+    if let Some(without) = &options.without {
+        run = run.env("TULLE_WITHOUT", without);
     }
     run = run.args(&options.filter);
     summary.add_program(

@@ -1,6 +1,7 @@
 //! The program `tulle`, driven as a user drives it: words in, text and exit code out.
 
 use std::{
+    fs,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -10,7 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tulle_lab::DownGuard;
 
-use crate::rig::streams;
+use crate::{
+    fast_paths::FastPath,
+    rig::{lab_file, streams},
+};
 
 /// `tulle` and a rig of its own, which is removed at the end.
 #[derive(Debug)]
@@ -56,13 +60,20 @@ impl Tulle {
         command
     }
 
-    /// Brings the rig up, with more words for `tulle lab up`.
+    /// Brings the rig up, with more words for `tulle lab up`, without the fast path that the whole run does without.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn up(&self, words: &[&str]) -> Result<String> {
         let binaries = self.binaries.to_string_lossy();
-        self.run(&[&["lab", "up", "--bin-dir", &binaries], words].concat())
+        let up = ["lab", "up", "--bin-dir", &binaries];
+        let Some(left_out) = FastPath::left_out()? else {
+            return self.run(&[&up, words].concat());
+        };
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), lab_file(&self.rig, left_out.off())?)?;
+        let path = file.path().to_string_lossy();
+        self.run(&[&up, words, &["--file", &path]].concat())
     }
 
     /// Runs a command to its end.

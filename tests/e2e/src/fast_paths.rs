@@ -3,7 +3,7 @@
 //! What holds with all of them must hold without each: the slower way is the one that other programs get, and the one that is left where a kernel
 //! or a setting forbids the fast one.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::rig::{Rig, sum_of};
 
@@ -38,6 +38,37 @@ pub struct Uses {
 }
 
 impl FastPath {
+    const ALL: [FastPath; 4] = [
+        FastPath::Lanes,
+        FastPath::Sockmap,
+        FastPath::SameNode,
+        FastPath::Unpaced,
+    ];
+
+    /// Which of them this whole run does without (`TULLE_WITHOUT`, set by `cargo xtask test --without`).
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn left_out() -> Result<Option<FastPath>> {
+        let Some(name) = std::env::var_os("TULLE_WITHOUT") else {
+            return Ok(None);
+        };
+        let found = FastPath::ALL.into_iter().find(|f| name == f.name());
+        let names = FastPath::ALL.map(FastPath::name).join("`, `");
+        let name = name.display();
+        let problem = || format!("TULLE_WITHOUT is `{name}`, expected one of `{names}`");
+        Ok(Some(found.with_context(problem)?))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            FastPath::Lanes => "lanes",
+            FastPath::Sockmap => "sockmap",
+            FastPath::SameNode => "same-node",
+            FastPath::Unpaced => "unpaced",
+        }
+    }
+
     /// The node proxy's arguments that switch it off.
     pub fn off(self) -> &'static [&'static str] {
         match self {

@@ -15,6 +15,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tulle_lab::{BUILT_IN, DownGuard, Kind, Lab, LabConfig, ObjectKey, UpOptions};
 
+use crate::fast_paths::FastPath;
+
 /// A rig with both clusters, and the guard that removes it.
 #[derive(Debug)]
 pub struct Rig {
@@ -24,15 +26,17 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Brings up a rig of that name (≤ 5 characters are enough for everything that is derived from it).
+    /// Brings up a rig of that name (≤ 5 characters are enough for everything that is derived from it), without the fast path that the whole
+    /// run does without.
     ///
     /// # Errors
     /// When `TULLE_BIN_DIR` is not set or the lab does not come up; what stood before under the name is removed first.
     pub fn up(name: &str, clusters: &[&str]) -> Result<Rig> {
-        Rig::up_with(name, clusters, &[])
+        let left_out = FastPath::left_out()?;
+        Rig::up_with(name, clusters, left_out.map_or(&[], FastPath::off))
     }
 
-    /// As [`Rig::up`], with more arguments for every node proxy.
+    /// As [`Rig::up`], with these arguments for every node proxy.
     ///
     /// # Errors
     /// As [`Rig::up`].
@@ -42,15 +46,7 @@ impl Rig {
         )?;
         // The guard exists before the rig does, so that half a rig is removed as well.
         let down = DownGuard::fresh(name)?;
-        // A lab keeps its file's text, so what is to differ must stand in that.
-        let arguments = serde_json::to_string(node_proxy)?;
-        let kept = BUILT_IN.lines().filter(|line| !line.starts_with("rig:"));
-        let mut lines = vec![
-            format!("rig: {name}"),
-            format!("nodeProxyArguments: {arguments}"),
-        ];
-        lines.extend(kept.map(str::to_owned));
-        let config = LabConfig::parse(name, &lines.join("\n"))?;
+        let config = LabConfig::parse(name, &lab_file(name, node_proxy)?)?;
         let lab = Lab::up(UpOptions {
             config: Some(config),
             clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
@@ -179,6 +175,19 @@ impl Rig {
         }
         anyhow::bail!("not within {deadline:?}: {what} (last: {last})")
     }
+}
+
+/// The built-in lab under another name, with more arguments for every node proxy. A lab keeps its file's text, so what is to differ must
+/// stand in that.
+pub(crate) fn lab_file(rig: &str, node_proxy: &[&str]) -> Result<String> {
+    let arguments = serde_json::to_string(node_proxy)?;
+    let kept = BUILT_IN.lines().filter(|line| !line.starts_with("rig:"));
+    let mut lines = vec![
+        format!("rig: {rig}"),
+        format!("nodeProxyArguments: {arguments}"),
+    ];
+    lines.extend(kept.map(str::to_owned));
+    Ok(lines.join("\n"))
 }
 
 /// Both streams of a finished command, for messages.
