@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use tulle_e2e::{curls::now_micros, delay::Delays, rig::Rig};
+use tulle_e2e::{
+    curls::now_micros,
+    delay::{Changes, Delays},
+    rig::Rig,
+};
 use tulle_lab::{Kind, ObjectKey};
 
 use crate::prober::{PYTHON, Program, SCRIPT};
@@ -44,8 +48,10 @@ fn a_change_of_policy_reaches_all_nodes() -> Result<()> {
         }
     }
     let (mut closed, mut opened) = (Delays::default(), Delays::default());
-    for change in 0..CHANGES {
-        let forbids = change % 2 == 0;
+    let mut changes = Changes::new(CHANGES);
+    let mut forbids = false;
+    while changes.begin()? {
+        forbids = !forbids;
         let at = now_micros();
         set(&rig, forbids)?;
         let (word, samples) = if forbids {
@@ -53,9 +59,19 @@ fn a_change_of_policy_reaches_all_nodes() -> Result<()> {
         } else {
             ("open", &mut opened)
         };
+        let mut took = Vec::new();
         for (_, _, _, watch) in &watchers {
             let seen = watch.wait_for(word)?;
-            samples.push(Duration::from_micros(seen.saturating_sub(at)));
+            took.push(Duration::from_micros(seen.saturating_sub(at)));
+        }
+        if changes.counts()? {
+            took.into_iter().for_each(|took| samples.push(took));
+        }
+    }
+    if forbids {
+        set(&rig, false)?;
+        for (_, _, _, watch) in &watchers {
+            watch.wait_for("open")?;
         }
     }
     closed.print("a policy's change, forbidden, on all nodes");
