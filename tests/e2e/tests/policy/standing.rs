@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tulle_e2e::{
     curls::now_micros,
+    fast_paths::FastPath,
     rig::{READY_DEADLINE, Rig},
 };
 use tulle_lab::{Kind, ObjectKey};
@@ -29,7 +30,10 @@ const NARROWER: [&str; 2] = [
 
 #[test]
 fn direct_connections_end_when_policy_denies_them_and_only_then() -> Result<()> {
-    let rig = Rig::up("stand", &[CLUSTER])?;
+    // It is about the direct way itself, which is therefore never left out.
+    let left_out = FastPath::left_out()?.filter(|path| *path != FastPath::SameNode);
+    let arguments = left_out.map_or(&[][..], FastPath::off);
+    let rig = Rig::up_with("stand", &[CLUSTER], arguments)?;
     rig.pod(CLUSTER, NODE, "client", &["sleep", "100000"])?;
     let serve = [PYTHON, "-c", SCRIPT, "serve", "server", STAYS, ENDS];
     rig.pod(CLUSTER, NODE, "server", &serve)?;
