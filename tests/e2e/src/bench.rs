@@ -30,7 +30,6 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-pub(crate) use self::machine::stolen_ticks;
 pub use self::{
     chart::write_charts,
     gate::{Baseline, Verdict},

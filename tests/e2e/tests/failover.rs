@@ -9,11 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tulle_e2e::{
-    curls::now_micros,
-    delay::{Changes, Delays},
-    rig::Rig,
-};
+use tulle_e2e::{curls::now_micros, delay::Delays, rig::Rig};
 
 const CURLS: &str = env!("CARGO_BIN_EXE_curls");
 /// Half of them are ends.
@@ -47,20 +43,14 @@ fn unready_endpoint_leaves_the_other_clusters_kernels() -> Result<()> {
         watcher.wait_for(true)?;
     }
     let (mut gone, mut back) = (Delays::default(), Delays::default());
-    let mut changes = Changes::new(CHANGES);
-    let mut ready = true;
-    while changes.begin()? {
-        ready = !ready;
+    for change in 0..CHANGES {
+        let ready = change % 2 == 1;
         let at = now_micros();
         rig.lab.apply_text("tion", &slice(ready))?;
-        let mut took = Vec::new();
         for watcher in &watchers {
             let seen = watcher.wait_for(ready)?;
-            took.push(Duration::from_micros(seen.saturating_sub(at)));
-        }
-        if changes.counts()? {
-            let samples = if ready { &mut back } else { &mut gone };
-            took.into_iter().for_each(|took| samples.push(took));
+            let took = Duration::from_micros(seen.saturating_sub(at));
+            if ready { &mut back } else { &mut gone }.push(took);
         }
     }
     for watcher in watchers {

@@ -108,11 +108,6 @@ pub(super) fn pressure(text: &str) -> Option<f64> {
     Some(value.parse::<f64>().ok()? / 100.0)
 }
 
-/// What the host has taken of the processors' time, in hundredths of a second, by `/proc/stat`.
-pub(crate) fn stolen_ticks(text: &str) -> Option<u64> {
-    times(text).map(|times| times.stolen)
-}
-
 /// The line `cpu user nice system idle iowait irq softirq steal …`; what guests used is within `user`.
 pub(super) fn times(text: &str) -> Option<Times> {
     let line = text.lines().find(|line| line.starts_with("cpu "))?;
