@@ -1,4 +1,4 @@
-//! The socket options that no safe wrapper offers. Nothing here decides anything.
+//! The calls to sockets that no safe wrapper offers. Nothing here decides anything.
 
 #![expect(
     unsafe_code,

@@ -101,7 +101,7 @@ pub struct PacingLabels {
 pub enum PacingDecision {
     /// Without pacing, when it began.
     Unpaced,
-    /// Paced from the start: the peer is far.
+    /// Paced from the start: the peer is far, or the kernel does not say how far.
     Far,
     /// Paced from now on: a queue stands on the way.
     Queue,
